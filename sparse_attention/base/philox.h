@@ -1,8 +1,9 @@
 // Philox4x32-10, the counter-based random number generator of every random draw in this project.
 //
-// Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011. The output is a pure
-// function of (key, counter), so a draw does not depend on batch, order, threads or device. The key is the seed of
-// a pipeline; a counter is (layer and purpose, query head or group, absolute query position, draw).
+// Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011. The
+// output is a pure function of (key, counter), so a draw does not depend on batch, order, threads
+// or device. The key is the seed of a pipeline; a counter is (layer and purpose, query head or
+// group, absolute query position, draw).
 #ifndef SPARSE_ATTENTION_BASE_PHILOX_H_
 #define SPARSE_ATTENTION_BASE_PHILOX_H_
 
@@ -50,7 +51,8 @@ enum class RandomPurpose : uint32_t {
 // The sequence of draws that belongs to one (purpose, layer, head or group, query position).
 class PhiloxStream {
  public:
-  // `layer` must be below 2^24; `head` is the query head, or the KV head where a group shares its draws.
+  // `layer` must be below 2^24; `head` is the query head, or the KV head where a group shares its
+  // draws.
   PhiloxStream(uint64_t seed, RandomPurpose purpose, uint32_t layer, uint32_t head,
                uint32_t position)
       : key_(PhiloxKeyFromSeed(seed)),
@@ -68,7 +70,8 @@ class PhiloxStream {
     return words_[used_++];
   }
 
-  // Uniform in [0, bound), exactly: words that would favour small values are skipped (Lemire 2019). 0 < bound.
+  // Uniform in [0, bound), exactly: words that would favour small values are skipped (Lemire 2019).
+  // 0 < bound.
   uint32_t Below(uint32_t bound) {
     uint64_t product = uint64_t{Next()} * bound;
     if (static_cast<uint32_t>(product) < bound) {

@@ -29,8 +29,8 @@ TEST(Philox, EqualsRandom123OnManyCounters) {
   for (int i = 0; i < 1000; ++i) {
     const PhiloxCounter counter = {next(), next(), next(), next()};
     const PhiloxKey key = {next(), next()};
-    const auto expected = reference({{counter[0], counter[1], counter[2], counter[3]}},
-                                    {{key[0], key[1]}});
+    const auto expected =
+        reference({{counter[0], counter[1], counter[2], counter[3]}}, {{key[0], key[1]}});
     const PhiloxCounter got = Philox4x32(counter, key);
     for (int w = 0; w < 4; ++w) ASSERT_EQ(got[w], expected.v[w]) << "case " << i;
   }
@@ -62,7 +62,8 @@ TEST(PhiloxStream, StreamsOfDifferentPlacesDiffer) {
 }
 
 TEST(PhiloxStream, BelowIsUniform) {
-  // Five equally likely values: each count lies within 6 standard deviations (false alarm below 1e-8).
+  // Five equally likely values: each count lies within 6 standard deviations (false alarm below
+  // 1e-8).
   constexpr int kDraws = 100000;
   std::vector<int> counts(5);
   PhiloxStream stream(1, RandomPurpose::kTest, 0, 0, 0);

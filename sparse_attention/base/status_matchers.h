@@ -1,7 +1,7 @@
 // GoogleMock matchers for absl::Status and absl::StatusOr, for tests.
 //
-// The installed Abseil has none; names and meaning follow the later absl/status/status_matchers.h. There is no
-// `NotOk`: a test says which error it expects.
+// The installed Abseil has none; names and meaning follow the later absl/status/status_matchers.h.
+// There is no `NotOk`: a test says which error it expects.
 #ifndef SPARSE_ATTENTION_BASE_STATUS_MATCHERS_H_
 #define SPARSE_ATTENTION_BASE_STATUS_MATCHERS_H_
 
@@ -18,8 +18,9 @@ MATCHER(IsOk, negation ? "is not OK" : "is OK") {
 }
 
 MATCHER_P(IsOkAndHolds, value_matcher,
-          "is OK and holds " + ::testing::DescribeMatcher<typename std::decay_t<arg_type>::value_type>(
-                                   value_matcher, negation)) {
+          "is OK and holds " +
+              ::testing::DescribeMatcher<typename std::decay_t<arg_type>::value_type>(value_matcher,
+                                                                                      negation)) {
   if (!arg.ok()) {
     *result_listener << arg.status().ToString();
     return false;

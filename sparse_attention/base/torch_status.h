@@ -1,5 +1,5 @@
-// The one place where LibTorch's exceptions become Status. Every public function that runs tensor operations wraps
-// its body in CatchTorch, so that no exception leaves our code.
+// The one place where LibTorch's exceptions become Status. Every public function that runs tensor
+// operations wraps its body in CatchTorch, so that no exception leaves our code.
 #ifndef SPARSE_ATTENTION_BASE_TORCH_STATUS_H_
 #define SPARSE_ATTENTION_BASE_TORCH_STATUS_H_
 
@@ -18,8 +18,8 @@ namespace internal_torch {
 absl::Status FromCurrentException();
 }  // namespace internal_torch
 
-// Runs `body`, which returns Status or StatusOr<T>, and returns what it returns. A LibTorch error becomes Internal
-// with LibTorch's first line, running out of memory becomes ResourceExhausted.
+// Runs `body`, which returns Status or StatusOr<T>, and returns what it returns. A LibTorch error
+// becomes Internal with LibTorch's first line, running out of memory becomes ResourceExhausted.
 template <typename Body>
 std::invoke_result_t<Body> CatchTorch(Body&& body) {
   try {

@@ -32,10 +32,9 @@ TEST(CatchTorch, TurnsExceptionsIntoStatus) {
 }
 
 TEST(CatchTorch, MemoryExhaustionHasItsOwnCode) {
-  EXPECT_THAT(CatchTorch([]() -> absl::StatusOr<at::Tensor> {
-                return at::ones({int64_t{1} << 50});
-              }),
-              StatusIs(absl::StatusCode::kResourceExhausted));
+  EXPECT_THAT(
+      CatchTorch([]() -> absl::StatusOr<at::Tensor> { return at::ones({int64_t{1} << 50}); }),
+      StatusIs(absl::StatusCode::kResourceExhausted));
 }
 
 }  // namespace

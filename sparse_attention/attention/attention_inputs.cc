@@ -1,0 +1,168 @@
+#include "sparse_attention/attention/attention_inputs.h"
+
+#include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/matmul.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+#include "sparse_attention/base/tensor_check.h"
+
+namespace sparse_attention {
+namespace {
+
+// A piece of K or V that is converted to float32 stays below this size, so that the copy fits in a
+// cache and never doubles a long context's memory.
+constexpr int64_t kPieceBytes = 16 << 20;
+
+int64_t KeysPerPiece(const at::Tensor& x) {
+  const int64_t bytes_per_key = x.size(0) * x.size(1) * x.size(3) * int64_t{sizeof(float)};
+  return std::max<int64_t>(256, kPieceBytes / std::max<int64_t>(1, bytes_per_key));
+}
+
+// Query heads that share a KV head become rows of one matrix: [b, hq, n, x] -> [b, hkv, group * n,
+// x].
+at::Tensor GroupRows(const at::Tensor& x, int64_t kv_heads) {
+  return x.reshape({x.size(0), kv_heads, (x.size(1) / kv_heads) * x.size(2), x.size(3)});
+}
+
+absl::Status Invalid(absl::string_view message) { return absl::InvalidArgumentError(message); }
+
+absl::Status ValidateOptions(const AttentionInputs& in) {
+  if (in.scale.has_value() && !(std::isfinite(*in.scale) && *in.scale != 0)) {
+    return Invalid(absl::StrCat("scale must be finite and not 0, got ", *in.scale));
+  }
+  if (in.softcap.has_value() && !(std::isfinite(*in.softcap) && *in.softcap > 0)) {
+    return Invalid(absl::StrCat("softcap must be finite and > 0, got ", *in.softcap));
+  }
+  if (in.sliding_window.has_value() && *in.sliding_window < 1) {
+    return Invalid(absl::StrCat("sliding_window must be >= 1, got ", *in.sliding_window));
+  }
+  if (in.layer < 0) return Invalid(absl::StrCat("layer must be >= 0, got ", in.layer));
+  if (in.first_query_position.has_value() && *in.first_query_position < 0) {
+    return Invalid(
+        absl::StrCat("first_query_position must be >= 0, got ", *in.first_query_position));
+  }
+  if (!in.first_query_position.has_value() && in.queries() > in.keys() &&
+      (in.causal || in.sliding_window.has_value())) {
+    return Invalid(absl::StrCat("first_query_position is needed where there are more queries (",
+                                in.queries(), ") than keys (", in.keys(), ")"));
+  }
+  if (in.sink_logits.has_value()) {
+    SA_RETURN_IF_ERROR(CheckShape(*in.sink_logits, {in.query_heads()}, "sink_logits"));
+    SA_RETURN_IF_ERROR(CheckFloating(*in.sink_logits, "sink_logits"));
+  }
+  if (in.bias.has_value()) {
+    const at::Tensor& bias = *in.bias;
+    SA_RETURN_IF_ERROR(CheckRank(bias, 4, "bias"));
+    SA_RETURN_IF_ERROR(CheckFloating(bias, "bias"));
+    const bool fits = (bias.size(0) == 1 || bias.size(0) == in.batch()) &&
+                      (bias.size(1) == 1 || bias.size(1) == in.query_heads()) &&
+                      bias.size(2) == in.queries() && bias.size(3) >= in.keys();
+    if (!fits) {
+      return Invalid(absl::StrCat("bias must have shape [", in.batch(), " or 1, ", in.query_heads(),
+                                  " or 1, ", in.queries(), ", >= ", in.keys(), "], got ",
+                                  DescribeTensor(bias)));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+double AttentionInputs::effective_scale() const {
+  return scale.value_or(1 / std::sqrt(static_cast<double>(dim())));
+}
+
+absl::Status ValidateInputs(const AttentionInputs& in) {
+  SA_RETURN_IF_ERROR(CheckRank(in.q, 4, "q"));
+  SA_RETURN_IF_ERROR(CheckRank(in.k, 4, "k"));
+  SA_RETURN_IF_ERROR(CheckRank(in.v, 4, "v"));
+  SA_RETURN_IF_ERROR(CheckFloating(in.q, "q"));
+  SA_RETURN_IF_ERROR(CheckShape(in.k, {in.batch(), -1, -1, in.dim()}, "k"));
+  SA_RETURN_IF_ERROR(CheckShape(in.v, {in.batch(), in.kv_heads(), in.keys(), -1}, "v"));
+  for (const auto& [tensor, name] : {std::pair{in.k, "k"}, std::pair{in.v, "v"}}) {
+    if (tensor.scalar_type() != in.q.scalar_type() || tensor.device() != in.q.device()) {
+      return Invalid(absl::StrCat(name, " must have the type and device of q, ",
+                                  DescribeTensor(in.q), ", got ", DescribeTensor(tensor)));
+    }
+  }
+  if (in.dim() == 0) return Invalid("q must have at least one channel, got 0");
+  if (in.kv_heads() == 0 || in.query_heads() % in.kv_heads() != 0) {
+    return Invalid(absl::StrCat("query heads (", in.query_heads(),
+                                ") must be a multiple of KV heads (", in.kv_heads(), ")"));
+  }
+  return ValidateOptions(in);
+}
+
+std::optional<at::Tensor> VisibleKeys(const AttentionInputs& in) {
+  std::optional<at::Tensor> visible;
+  const auto restrict_to = [&visible](const at::Tensor& keep) {
+    visible = visible.has_value() ? visible->logical_and(keep) : keep;
+  };
+  const auto options = at::TensorOptions().dtype(at::kLong).device(in.q.device());
+  const bool all_in_the_past = in.query_position(0) >= in.keys() - 1;
+  if ((in.causal && !all_in_the_past) || in.sliding_window.has_value()) {
+    const int64_t first = in.query_position(0);
+    const at::Tensor positions = at::arange(first, first + in.queries(), options).unsqueeze(1);
+    const at::Tensor keys = at::arange(in.keys(), options);
+    if (in.causal) restrict_to(keys.le(positions).view({1, 1, in.queries(), in.keys()}));
+    if (in.sliding_window.has_value()) {
+      restrict_to(keys.gt(positions.sub(*in.sliding_window)).view({1, 1, in.queries(), in.keys()}));
+    }
+  }
+  if (in.bias.has_value()) {
+    const at::Tensor bias = in.bias->narrow(3, 0, in.keys());
+    double lowest = std::numeric_limits<float>::lowest();
+    if (bias.scalar_type() == at::kHalf) lowest = -65504;
+    if (bias.scalar_type() == at::kBFloat16) lowest = -3.3895313892515355e38;
+    if (bias.scalar_type() == at::kDouble) lowest = std::numeric_limits<double>::lowest();
+    // Not `gt`: a NaN bias is visible, so that it reaches the output.
+    restrict_to(bias.le(lowest / 2).logical_not());
+  }
+  return visible;
+}
+
+at::Tensor ComputeLogits(const AttentionInputs& in) {
+  if (in.memo != nullptr && in.memo->logits.defined()) return in.memo->logits;
+  const at::Tensor q = GroupRows(in.q.to(at::kFloat).mul(in.effective_scale()), in.kv_heads());
+  at::Tensor logits = at::empty({in.batch(), in.kv_heads(), q.size(2), in.keys()}, q.options());
+  if (in.k.scalar_type() == at::kFloat) {
+    at::matmul_out(logits, q, in.k.transpose(2, 3));
+  } else {
+    const int64_t piece = KeysPerPiece(in.k);
+    for (int64_t begin = 0; begin < in.keys(); begin += piece) {
+      const int64_t length = std::min(piece, in.keys() - begin);
+      const at::Tensor k = in.k.narrow(2, begin, length).to(at::kFloat);
+      logits.narrow(3, begin, length).copy_(at::matmul(q, k.transpose(2, 3)));
+    }
+  }
+  logits = logits.view({in.batch(), in.query_heads(), in.queries(), in.keys()});
+  if (in.softcap.has_value()) logits.div_(*in.softcap).tanh_().mul_(*in.softcap);
+  if (in.bias.has_value()) logits.add_(in.bias->narrow(3, 0, in.keys()));
+  if (const auto visible = VisibleKeys(in); visible.has_value()) {
+    logits.masked_fill_(visible->logical_not(), -std::numeric_limits<double>::infinity());
+  }
+  if (in.memo != nullptr) in.memo->logits = logits;
+  return logits;
+}
+
+at::Tensor WeightedValues(const AttentionInputs& in, const at::Tensor& probabilities) {
+  const at::Tensor p = GroupRows(probabilities, in.kv_heads());
+  const std::vector<int64_t> shape = {in.batch(), in.query_heads(), in.queries(), in.value_dim()};
+  if (in.v.scalar_type() == at::kFloat) return at::matmul(p, in.v).view(shape);
+  at::Tensor out = at::zeros({in.batch(), in.kv_heads(), p.size(2), in.value_dim()}, p.options());
+  const int64_t piece = KeysPerPiece(in.v);
+  for (int64_t begin = 0; begin < in.keys(); begin += piece) {
+    const int64_t length = std::min(piece, in.keys() - begin);
+    const at::Tensor v = in.v.narrow(2, begin, length).to(at::kFloat);
+    out.add_(at::matmul(p.narrow(3, begin, length), v));
+  }
+  return out.view(shape);
+}
+
+}  // namespace sparse_attention
