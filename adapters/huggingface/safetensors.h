@@ -1,16 +1,18 @@
 // Reads safetensors files: a strict, memory-mapped reader that needs no Torch.
 //
-// A file is a little-endian u64 header length, a JSON header, and the tensors' bytes. Accepted and refused are the
-// same files as by the Rust reference (safetensors 0.8.0), with these deliberate exceptions, where the reader keeps
-// to the format's own description or to what TensorView can hold and refuses more:
+// A file is a little-endian u64 header length, a JSON header, and the tensors' bytes. Accepted and
+// refused are the same files as by the Rust reference (safetensors 0.8.0), with these deliberate
+// exceptions, where the reader keeps to the format's own description or to what TensorView can hold
+// and refuses more:
 //   - a header that does not begin with '{' (the reference skips leading whitespace);
 //   - a tensor name or a __metadata__ key given twice (the reference keeps the last one);
-//   - a tensor described by an array instead of an object, a dtype given as {"U8": null} (accidents of its JSON
+//   - a tensor described by an array instead of an object, a dtype given as {"U8": null} (accidents
+//   of its JSON
 //     library that no writer uses);
 //   - a dimension of 2^63 or more beside a zero dimension (shapes here are int64_t).
-// The header is at most 100,000,000 bytes. Offsets, sorted, must tile the data exactly: no hole, no overlap, no
-// trailing byte. All arithmetic is checked. Errors are InvalidArgument (NotFound for a missing file) and name the
-// file and the tensor.
+// The header is at most 100,000,000 bytes. Offsets, sorted, must tile the data exactly: no hole, no
+// overlap, no trailing byte. All arithmetic is checked. Errors are InvalidArgument (NotFound for a
+// missing file) and name the file and the tensor.
 #ifndef ADAPTERS_HUGGINGFACE_SAFETENSORS_H_
 #define ADAPTERS_HUGGINGFACE_SAFETENSORS_H_
 
@@ -58,8 +60,8 @@ absl::string_view DtypeName(SafetensorsDtype dtype);
 // Bits of one element: 4, 6, 8, 16, 32 or 64.
 int DtypeBits(SafetensorsDtype dtype);
 
-// A tensor inside a file. `data` is borrowed from the file and may be unaligned: writers pad the header to 8 bytes,
-// but a valid file need not.
+// A tensor inside a file. `data` is borrowed from the file and may be unaligned: writers pad the
+// header to 8 bytes, but a valid file need not.
 struct TensorView {
   std::string name;
   SafetensorsDtype dtype = SafetensorsDtype::kF32;
@@ -68,8 +70,8 @@ struct TensorView {
   size_t bytes = 0;
 };
 
-// An open file. Views stay valid as long as it lives, also when it is moved. A file that another process shortens
-// while it is mapped ends this one with SIGBUS; replace model files by renaming.
+// An open file. Views stay valid as long as it lives, also when it is moved. A file that another
+// process shortens while it is mapped ends this one with SIGBUS; replace model files by renaming.
 class SafetensorsFile {
  public:
   // Maps `path` read-only. Only the header is read; the pages of a tensor are loaded when touched.
@@ -79,7 +81,8 @@ class SafetensorsFile {
   SafetensorsFile(SafetensorsFile&&) = default;
   SafetensorsFile& operator=(SafetensorsFile&&) = default;
 
-  // In the order of their data; tensors without data that share an offset are in the order of their names.
+  // In the order of their data; tensors without data that share an offset are in the order of their
+  // names.
   const std::vector<TensorView>& tensors() const { return tensors_; }
   // Null if there is no such tensor.
   const TensorView* Find(absl::string_view name) const;

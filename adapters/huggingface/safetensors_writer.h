@@ -1,9 +1,9 @@
-// Writes safetensors files, laid out as by the Rust reference: dtypes of later enumerators first, then by name, the
-// header padded with spaces to a multiple of 8 bytes. For at most one metadata key (the reference's order of several
-// is random) the bytes are the reference's.
+// Writes safetensors files, laid out as by the Rust reference: dtypes of later enumerators first,
+// then by name, the header padded with spaces to a multiple of 8 bytes. For at most one metadata
+// key (the reference's order of several is random) the bytes are the reference's.
 //
-// Errors: InvalidArgument naming the tensor where a name repeats, is "__metadata__" or not UTF-8, a dimension is
-// negative, or `bytes` is not what shape and dtype need.
+// Errors: InvalidArgument naming the tensor where a name repeats, is "__metadata__" or not UTF-8, a
+// dimension is negative, or `bytes` is not what shape and dtype need.
 #ifndef ADAPTERS_HUGGINGFACE_SAFETENSORS_WRITER_H_
 #define ADAPTERS_HUGGINGFACE_SAFETENSORS_WRITER_H_
 
@@ -21,7 +21,8 @@ namespace sparse_attention {
 absl::StatusOr<std::string> SerializeSafetensors(
     std::vector<TensorView> tensors, const std::map<std::string, std::string>& metadata = {});
 
-// Writes `path` through a temporary file beside it, so that a reader never maps a half-written file.
+// Writes `path` through a temporary file beside it, so that a reader never maps a half-written
+// file.
 absl::Status WriteSafetensors(const std::string& path, std::vector<TensorView> tensors,
                               const std::map<std::string, std::string>& metadata = {});
 
