@@ -26,8 +26,8 @@ absl::StatusOr<nlohmann::json> ParseJsonObject(absl::string_view text);
 // A value as it stands in an error message: its JSON text, shortened.
 std::string JsonExcerpt(const nlohmann::json& value);
 
-// Reads fields of one object. A field that is null counts as absent. `prefix` ("" or "rope_parameters.") stands
-// before the names in messages.
+// Reads fields of one object. A field that is null counts as absent. `prefix` ("" or
+// "rope_parameters.") stands before the names in messages.
 class JsonFields {
  public:
   JsonFields(const nlohmann::json& object, std::string prefix)
@@ -43,13 +43,12 @@ class JsonFields {
                                              int64_t max) const;
   // Finite; `min` itself is allowed.
   absl::StatusOr<std::optional<double>> Number(
-      absl::string_view name, double min,
-      double max = std::numeric_limits<double>::max()) const;
+      absl::string_view name, double min, double max = std::numeric_limits<double>::max()) const;
   absl::StatusOr<std::optional<bool>> Bool(absl::string_view name) const;
   absl::StatusOr<std::optional<std::string>> String(absl::string_view name) const;
   // One integer or a list of integers.
-  absl::StatusOr<std::optional<std::vector<int64_t>>> IntOrList(absl::string_view name,
-                                                                int64_t min, int64_t max) const;
+  absl::StatusOr<std::optional<std::vector<int64_t>>> IntOrList(absl::string_view name, int64_t min,
+                                                                int64_t max) const;
 
   // "num_heads must be > 0, got -3"
   absl::Status Wrong(absl::string_view name, absl::string_view rule,
@@ -57,6 +56,9 @@ class JsonFields {
   absl::Status Missing(absl::string_view name) const;
 
  private:
+  absl::StatusOr<int64_t> CheckInt(absl::string_view name, const nlohmann::json& value, int64_t min,
+                                   int64_t max) const;
+
   const nlohmann::json& object_;
   std::string prefix_;
 };

@@ -1,5 +1,6 @@
-// generation_config.json: when to stop and how to sample. What the file leaves out comes from config.json (the
-// token ids) or from transformers' defaults (the sampling fields); a folder without the file is fine.
+// generation_config.json: when to stop and how to sample. What the file leaves out comes from
+// config.json (the token ids) or from transformers' defaults (the sampling fields); a folder
+// without the file is fine.
 //
 // Errors: InvalidArgument "generation_config.json: temperature must be > 0, got -1".
 #ifndef ADAPTERS_HUGGINGFACE_GENERATION_CONFIG_H_

@@ -1,12 +1,14 @@
 // config.json of a decoder-only language model: Llama, Qwen2 (and 2.5), Qwen3, Mistral.
 //
-// Reads the field names of transformers 5 and falls back to those of transformers 4 (rope_theta + rope_scaling for
-// rope_parameters, torch_dtype for dtype). Absent fields take the defaults of the family's class in transformers.
-// All values are range-checked here, so that no product of sizes overflows later. Fields that a family's model code
-// in transformers does not read (such as sliding_window of Llama) are ignored here too.
+// Reads the field names of transformers 5 and falls back to those of transformers 4 (rope_theta +
+// rope_scaling for rope_parameters, torch_dtype for dtype). Absent fields take the defaults of the
+// family's class in transformers. All values are range-checked here, so that no product of sizes
+// overflows later. Fields that a family's model code in transformers does not read (such as
+// sliding_window of Llama) are ignored here too.
 //
-// Errors: InvalidArgument "config.json: num_attention_heads must be > 0, got -3"; Unimplemented for a model type,
-// rope type, activation, layer type, dtype or quantization that is not supported, naming it and what is.
+// Errors: InvalidArgument "config.json: num_attention_heads must be > 0, got -3"; Unimplemented for
+// a model type, rope type, activation, layer type, dtype or quantization that is not supported,
+// naming it and what is.
 #ifndef ADAPTERS_HUGGINGFACE_MODEL_CONFIG_H_
 #define ADAPTERS_HUGGINGFACE_MODEL_CONFIG_H_
 
@@ -29,41 +31,41 @@ enum class RopeType { kDefault, kLinear, kDynamic, kLlama3, kYarn };
 
 absl::string_view RopeTypeName(RopeType type);
 
-// Rotary position embedding: inverse frequencies theta^(-2i/head_dim), changed as `type` says. Fields that a type
-// does not use keep their defaults.
+// Rotary position embedding: inverse frequencies theta^(-2i/head_dim), changed as `type` says.
+// Fields that a type does not use keep their defaults.
 struct RopeConfig {
   RopeType type = RopeType::kDefault;
   double theta = 10000.0;  // > 1
   double factor = 1.0;     // >= 1; linear, dynamic, llama3, yarn
-  // Positions seen in pretraining: llama3 and yarn. Equals max_position_embeddings for the other types (dynamic
-  // scales beyond that, whatever the file says).
+  // Positions seen in pretraining: llama3 and yarn. Equals max_position_embeddings for the other
+  // types (dynamic scales beyond that, whatever the file says).
   int64_t original_max_position_embeddings = 0;
 
   double low_freq_factor = 1.0;   // llama3
   double high_freq_factor = 4.0;  // llama3; > low_freq_factor
 
-  double beta_fast = 32.0;  // yarn; >= beta_slow
-  double beta_slow = 1.0;   // yarn
+  double beta_fast = 32.0;                 // yarn; >= beta_slow
+  double beta_slow = 1.0;                  // yarn
   std::optional<double> attention_factor;  // yarn
   double mscale = 0.0;                     // yarn; 0 = not given
   double mscale_all_dim = 0.0;             // yarn; 0 = not given
   bool truncate = true;                    // yarn: round the correction range outwards
 
-  // What cos and sin are multiplied by: attention_factor if given, else derived from factor and mscale; 1 unless
-  // the type is yarn.
+  // What cos and sin are multiplied by: attention_factor if given, else derived from factor and
+  // mscale; 1 unless the type is yarn.
   double AttentionScaling() const;
 };
 
 struct ModelConfig {
   ModelFamily family = ModelFamily::kLlama;
 
-  int64_t vocab_size = 0;           // 1 to 2^24
-  int64_t hidden_size = 0;          // 1 to 2^17
-  int64_t intermediate_size = 0;    // 1 to 2^20
-  int64_t num_layers = 0;           // 1 to 1024
-  int64_t num_heads = 0;            // query heads, 1 to 1024
-  int64_t num_kv_heads = 0;         // divides num_heads
-  int64_t head_dim = 0;             // even, 2 to 1024; need not be hidden_size / num_heads
+  int64_t vocab_size = 0;               // 1 to 2^24
+  int64_t hidden_size = 0;              // 1 to 2^17
+  int64_t intermediate_size = 0;        // 1 to 2^20
+  int64_t num_layers = 0;               // 1 to 1024
+  int64_t num_heads = 0;                // query heads, 1 to 1024
+  int64_t num_kv_heads = 0;             // divides num_heads
+  int64_t head_dim = 0;                 // even, 2 to 1024; need not be hidden_size / num_heads
   int64_t max_position_embeddings = 0;  // 1 to 2^30
   double rms_norm_eps = 1e-6;           // > 0
 
@@ -80,7 +82,8 @@ struct ModelConfig {
 
   bool tie_word_embeddings = false;  // lm_head shares embed_tokens
 
-  // [num_layers]; 0 = full causal attention, else a query at position p sees keys p - window + 1 to p.
+  // [num_layers]; 0 = full causal attention, else a query at position p sees keys p - window + 1 to
+  // p.
   std::vector<int64_t> sliding_windows;
 
   RopeConfig rope;
