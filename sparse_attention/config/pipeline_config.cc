@@ -1,0 +1,220 @@
+#include "sparse_attention/config/pipeline_config.h"
+
+#include <optional>
+#include <tuple>
+
+#include "absl/strings/str_cat.h"
+#include "sparse_attention/base/status.h"
+#include "sparse_attention/config/field.h"
+#include "sparse_attention/config/hub_config.h"
+
+namespace sparse_attention {
+namespace {
+
+absl::Status CheckHasType(const Json& entry) {
+  const auto type = entry.find("type");
+  if (type == entry.end()) return absl::InvalidArgumentError("type is required");
+  if (!type->is_string()) return RuleError("type", "must be a string", JsonExcerpt(*type));
+  return absl::OkStatus();
+}
+
+// One element of "layers" as it stands in JSON.
+struct RuleDocument {
+  static constexpr char kPath[] = "rule";
+  IndexRanges layers;
+  IndexRanges heads;
+  bool dense = false;
+  std::optional<std::vector<Json>> maskers;
+
+  static auto Fields() {
+    return std::tuple(
+        Field{"layers", &RuleDocument::layers, "Layers it holds for; default: all."},
+        Field{"heads", &RuleDocument::heads, "Query heads it holds for; default: all."},
+        Field{"dense", &RuleDocument::dense, "Dense attention; then maskers is absent or empty."},
+        Field{"maskers", &RuleDocument::maskers, "Maskers in order; empty: dense attention."});
+  }
+
+  absl::Status Validate() const {
+    const bool has_maskers = maskers.has_value() && !maskers->empty();
+    if (dense && has_maskers) {
+      return absl::InvalidArgumentError("is dense and has maskers; it can be only one of them");
+    }
+    if (!dense && !maskers.has_value()) {
+      return absl::InvalidArgumentError("needs maskers or \"dense\": true");
+    }
+    return absl::OkStatus();
+  }
+};
+
+// The pipeline as it stands in JSON: the shared members and, in place of the rules, one of two ways
+// to write them.
+struct PipelineDocument : PipelineConfig {
+  static constexpr char kPath[] = "pipeline";
+  std::optional<std::vector<Json>> maskers;
+  std::optional<std::vector<RuleDocument>> layers;
+
+  static auto Fields() {
+    return std::tuple(
+        Field{"type", &PipelineConfig::type, "The engine.", Required()},
+        Field{"seed", &PipelineConfig::seed, "Key of every random draw."},
+        Field{"selection", &PipelineConfig::selection,
+              "Whether every query head selects keys for itself, or the query heads of a KV head "
+              "select together."},
+        Field{"group_reduce", &PipelineConfig::group_reduce,
+              "With kv_group: how the scores of a group's query heads become one."},
+        Field{"batch_invariant", &PipelineConfig::batch_invariant,
+              "Whether a sequence's result is independent of its batch, bit for bit."},
+        Field{"name", &PipelineConfig::name, "For reports."},
+        Field{"description", &PipelineConfig::description, "For reports."},
+        Field{"maskers", &PipelineDocument::maskers,
+              "Maskers of every layer and head, in order; empty: dense attention."},
+        Field{"layers", &PipelineDocument::layers,
+              "Rules by layer and query head; the first match decides, without a match attention "
+              "is dense.",
+              NonEmpty()});
+  }
+
+  absl::Status Validate() const {
+    if (maskers.has_value() == layers.has_value()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("needs exactly one of maskers and layers, has ",
+                       maskers.has_value() ? "both" : "neither"));
+    }
+    for (size_t i = 0; layers.has_value() && i + 1 < layers->size(); ++i) {
+      if ((*layers)[i].layers.IsAll() && (*layers)[i].heads.IsAll()) {
+        return absl::InvalidArgumentError(absl::StrCat("layers[", i + 1, "] never matches: layers[",
+                                                       i, "] takes every layer and head"));
+      }
+    }
+    return absl::OkStatus();
+  }
+};
+
+bool IsOneRuleForEverything(const PipelineConfig& config) {
+  return config.rules.size() == 1 && config.rules[0].matches_everything();
+}
+
+Json RuleToJson(const PipelineRule& rule) {
+  Json json = Json::object();
+  if (!rule.layers.IsAll()) json["layers"] = rule.layers.ToString();
+  if (!rule.heads.IsAll()) json["heads"] = rule.heads.ToString();
+  if (rule.dense()) {
+    json["dense"] = true;
+  } else {
+    json["maskers"] = rule.maskers;
+  }
+  return json;
+}
+
+Json Reference(const std::string& definition) {
+  return {{"$ref", absl::StrCat("#/$defs/", definition)}};
+}
+
+Json ListSchema(const Json& items, const Json& description) {
+  return {{"type", "array"}, {"items", items}, {"description", description}};
+}
+
+Json RequiredSchema(const char* member) { return {{"required", Json::array({member})}}; }
+
+}  // namespace
+
+const PipelineRule* PipelineConfig::RuleFor(int64_t layer, int64_t head) const {
+  for (const PipelineRule& rule : rules) {
+    if (rule.layers.Contains(layer) && rule.heads.Contains(head)) return &rule;
+  }
+  return nullptr;
+}
+
+bool operator==(const PipelineConfig& a, const PipelineConfig& b) {
+  return JsonEquals(PipelineToJson(a), PipelineToJson(b));
+}
+
+absl::StatusOr<PipelineConfig> PipelineFromJson(const Json& json) {
+  if (IsHubConfig(json)) {
+    SA_ASSIGN_OR_RETURN(const Json converted, PipelineJsonFromHubConfig(json));
+    return PipelineFromJson(converted);
+  }
+  SA_ASSIGN_OR_RETURN(PipelineDocument document, ConfigFromJson<PipelineDocument>(json));
+  if (document.maskers.has_value()) {
+    document.rules.push_back({IndexRanges(), IndexRanges(), *std::move(document.maskers)});
+  } else {
+    for (RuleDocument& rule : *document.layers) {
+      document.rules.push_back(
+          {rule.layers, rule.heads, std::move(rule.maskers).value_or(std::vector<Json>())});
+    }
+  }
+  SA_RETURN_IF_ERROR(ForEachMasker(document, CheckHasType));
+  return PipelineConfig(std::move(document));
+}
+
+absl::StatusOr<PipelineConfig> PipelineFromFile(const std::string& path) {
+  SA_ASSIGN_OR_RETURN(const Json json, ReadJsonFile(path));
+  absl::StatusOr<PipelineConfig> config = PipelineFromJson(json);
+  if (!config.ok()) return Annotate(config.status(), path);
+  return config;
+}
+
+Json PipelineToJson(const PipelineConfig& config) {
+  PipelineDocument document;
+  static_cast<PipelineConfig&>(document) = config;
+  Json json = ConfigToJson(document);
+  json.erase("maskers");
+  json.erase("layers");
+  if (config.name.empty()) json.erase("name");
+  if (config.description.empty()) json.erase("description");
+  if (config.rules.empty()) {
+    json["maskers"] = Json::array();
+  } else if (IsOneRuleForEverything(config)) {
+    json["maskers"] = config.rules[0].maskers;
+  } else {
+    for (const PipelineRule& rule : config.rules) json["layers"].push_back(RuleToJson(rule));
+  }
+  return json;
+}
+
+std::string MaskerPath(const PipelineConfig& config, size_t rule, size_t masker) {
+  if (IsOneRuleForEverything(config)) return absl::StrCat("pipeline.maskers[", masker, "]");
+  return absl::StrCat("pipeline.layers[", rule, "].maskers[", masker, "]");
+}
+
+absl::Status ForEachMasker(const PipelineConfig& config,
+                           const std::function<absl::Status(const Json& entry)>& visit) {
+  for (size_t rule = 0; rule < config.rules.size(); ++rule) {
+    const std::vector<Json>& maskers = config.rules[rule].maskers;
+    for (size_t i = 0; i < maskers.size(); ++i) {
+      SA_RETURN_IF_ERROR(Annotate(visit(maskers[i]), MaskerPath(config, rule, i)));
+    }
+  }
+  return absl::OkStatus();
+}
+
+Json PipelineSchema(const std::vector<Json>& masker_schemas) {
+  Json definitions = Json::object();
+  Json choices = Json::array();
+  for (Json masker : masker_schemas) {
+    const std::string name = masker.value("title", "");
+    SA_CHECK(!name.empty());
+    masker["required"].push_back("type");
+    definitions[name] = std::move(masker);
+    choices.push_back(Reference(name));
+  }
+  Json rule = ConfigSchema<RuleDocument>();
+  Json schema = ConfigSchema<PipelineDocument>();
+  for (Json* object : {&rule, &schema}) {
+    Json& maskers = (*object)["properties"]["maskers"];
+    maskers = ListSchema({{"oneOf", choices}}, maskers["description"]);
+  }
+  Json& layers = schema["properties"]["layers"];
+  layers = ListSchema(Reference("rule"), layers["description"]);
+  layers["minItems"] = 1;
+  definitions["rule"] = std::move(rule);
+
+  Json result = {{"$schema", "https://json-schema.org/draft/2020-12/schema"},
+                 {"title", "Sparse attention pipeline"}};
+  result.update(schema);
+  result["oneOf"] = {RequiredSchema("maskers"), RequiredSchema("layers")};
+  result["$defs"] = std::move(definitions);
+  return result;
+}
+
+}  // namespace sparse_attention
