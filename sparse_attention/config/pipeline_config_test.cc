@@ -1,5 +1,9 @@
 #include "sparse_attention/config/pipeline_config.h"
 
+#include <algorithm>
+#include <cstdio>
+#include <iterator>
+#include <random>
 #include <tuple>
 
 #include "gmock/gmock.h"
@@ -194,6 +198,109 @@ TEST(PipelineConfig, FilesAreNamedInErrors) {
   EXPECT_THAT(PipelineFromFile(path), StatusIs(absl::StatusCode::kInvalidArgument,
                                                HasSubstr(path + ": line 2, column 11: ")));
   EXPECT_THAT(PipelineFromFile(path + ".no"), StatusIs(absl::StatusCode::kNotFound));
+}
+
+// Two maskers for the schema.
+struct SinkConfig {
+  static constexpr char kName[] = "sink";
+  Budget sink_size = Budget::Count(4);
+  static auto Fields() {
+    return std::tuple(
+        Field{"sink_size", &SinkConfig::sink_size, "Leading keys kept.", PositiveBudget()});
+  }
+};
+struct OracleTopKConfig {
+  static constexpr char kName[] = "oracle_top_k";
+  Budget heavy_size;
+  static auto Fields() {
+    return std::tuple(Field{"heavy_size", &OracleTopKConfig::heavy_size, "Keys kept.",
+                            PositiveBudget(), Required()});
+  }
+};
+
+TEST(PipelineSchema, IsAUnionOfTheMaskersByType) {
+  const Json schema =
+      PipelineSchema({ConfigSchema<SinkConfig>(), ConfigSchema<OracleTopKConfig>()});
+  EXPECT_EQ(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
+  EXPECT_EQ(schema["type"], "object");
+  EXPECT_EQ(schema["additionalProperties"], false);
+  EXPECT_EQ(DumpJson(schema["required"]), R"(["type"])");
+  EXPECT_EQ(DumpJson(schema["oneOf"]), R"([{"required":["maskers"]},{"required":["layers"]}])");
+  EXPECT_EQ(DumpJson(schema["properties"]["type"]["enum"]), R"(["research","efficient"])");
+  EXPECT_EQ(schema["properties"]["seed"]["default"], 42);
+
+  const Json union_of_maskers =
+      Parsed(R"({"oneOf": [{"$ref": "#/$defs/sink"}, {"$ref": "#/$defs/oracle_top_k"}]})");
+  EXPECT_EQ(schema["properties"]["maskers"]["type"], "array");
+  EXPECT_EQ(schema["properties"]["maskers"]["items"], union_of_maskers);
+  EXPECT_EQ(DumpJson(schema["properties"]["layers"]["items"]), R"({"$ref":"#/$defs/rule"})");
+  EXPECT_EQ(schema["properties"]["layers"]["minItems"], 1);
+  const Json& rule = schema["$defs"]["rule"];
+  EXPECT_EQ(rule["additionalProperties"], false);
+  EXPECT_EQ(rule["properties"]["maskers"]["items"], union_of_maskers);
+  EXPECT_EQ(rule["properties"]["layers"]["type"], "string");
+
+  const Json& sink = schema["$defs"]["sink"];
+  EXPECT_EQ(sink["properties"]["type"]["const"], "sink");
+  EXPECT_EQ(DumpJson(sink["required"]), R"(["type"])");
+  EXPECT_EQ(DumpJson(schema["$defs"]["oracle_top_k"]["required"]), R"(["heavy_size","type"])");
+  SA_EXPECT_OK(ParseJson(DumpJson(schema)));
+}
+
+// Damages `text` in one to four places: bytes, cuts, doubled pieces, pieces of JSON.
+std::string Mutated(std::string text, std::mt19937& random) {
+  const char* kPieces[] = {"{",  "}",     "[",   "]",    ",",        ":",     "\"",   "null",
+                           "-1", "1e999", "0.0", "true", "\"type\"", "\\u00", "\xff", "[[[["};
+  for (int i = 0, n = 1 + random() % 4; i < n; ++i) {
+    const size_t at = random() % (text.size() + 1);
+    const size_t length = random() % 20;
+    switch (random() % 5) {
+      case 0:
+        text.insert(at, kPieces[random() % std::size(kPieces)]);
+        break;
+      case 1:
+        text.erase(at, length);
+        break;
+      case 2:
+        text.insert(at, text.substr(random() % (text.size() + 1), length));
+        break;
+      case 3:
+        if (at < text.size()) text[at] = static_cast<char>(random());
+        break;
+      default:
+        text.replace(at, std::min(length, text.size() - at),
+                     kPieces[random() % std::size(kPieces)]);
+    }
+  }
+  return text;
+}
+
+TEST(PipelineConfig, DamagedTextIsReadOrRefusedAndNeverCrashes) {
+  constexpr char kHub[] =
+      R"({"sparse_attention_config": {"type": "ResearchAttentionConfig", "masker_configs": [
+          {"type": "SinkMaskerConfig", "params": {"sink_size": 128}}, {"window_size": 0.5}]}})";
+  std::mt19937 random(11);
+  int accepted = 0;
+  constexpr int kTrials = 10000;
+  for (int trial = 0; trial < kTrials; ++trial) {
+    const std::string text = Mutated(trial % 2 == 0 ? kFull : kHub, random);
+    const absl::StatusOr<Json> json = ParseJson(text);
+    if (!json.ok()) {
+      EXPECT_FALSE(json.status().message().empty());
+      continue;
+    }
+    const absl::StatusOr<PipelineConfig> config = PipelineFromJson(*json);
+    if (!config.ok()) {
+      EXPECT_EQ(config.status().code(), absl::StatusCode::kInvalidArgument) << text;
+      continue;
+    }
+    ++accepted;
+    ASSERT_THAT(PipelineFromJson(Parsed(Dump(*config))), IsOkAndHolds(*config)) << text;
+    config->RuleFor(3, 3);
+  }
+  // Some damage leaves a valid pipeline, most does not.
+  EXPECT_GT(accepted, kTrials / 100);
+  EXPECT_LT(accepted, kTrials / 2);
 }
 
 }  // namespace
