@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "sparse_attention/base/tensor_check.h"
 #include "sparse_attention/base/torch_status.h"
 
@@ -27,7 +28,7 @@ at::TensorOptions Longs(at::Device device) {
   return at::TensorOptions().dtype(at::kLong).device(device);
 }
 
-// Reads the arrays on the host once; a loop names the first entry that breaks a rule.
+// The arrays are on the host; one loop names the first row that breaks a rule.
 absl::Status CheckCsr(const MaskShape& shape, const at::Tensor& indptr, const at::Tensor& indices,
                       const at::Tensor& weights) {
   const int64_t* ptr = indptr.const_data_ptr<int64_t>();
@@ -45,17 +46,17 @@ absl::Status CheckCsr(const MaskShape& shape, const at::Tensor& indptr, const at
     }
     for (int64_t i = ptr[row]; i < ptr[row + 1]; ++i) {
       if (index[i] < 0 || index[i] >= shape.keys) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("indices[", i, "] must be in [0, ", shape.keys, "), got ", index[i]));
+        return absl::InvalidArgumentError(absl::StrCat("row ", row, ": an index must be in [0, ",
+                                                       shape.keys, "), got ", index[i]));
       }
       if (i > ptr[row] && index[i] <= index[i - 1]) {
-        return absl::InvalidArgumentError(absl::StrCat("indices of row ", row,
-                                                       " must ascend without repeats, got ",
-                                                       index[i - 1], " before ", index[i]));
+        return absl::InvalidArgumentError(
+            absl::StrCat("row ", row, ": indices must ascend without repeats, got ", index[i - 1],
+                         " before ", index[i]));
       }
       if (!(weight[i] > 0 && weight[i] <= 1)) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("weights[", i, "] must be in (0, 1], got ", weight[i]));
+        return absl::InvalidArgumentError(absl::StrCat(
+            "row ", row, ": the weight of key ", index[i], " must be in (0, 1], got ", weight[i]));
       }
     }
   }
@@ -64,6 +65,15 @@ absl::Status CheckCsr(const MaskShape& shape, const at::Tensor& indptr, const at
                                                    ", got ", ptr[shape.rows()]));
   }
   return absl::OkStatus();
+}
+
+// Zeros of the shape and the type of `values`, with `values` at the entries of `csr`.
+at::Tensor Scatter(const MaskShape& shape, const Mask::Csr& csr, const at::Tensor& values) {
+  const at::Tensor dense = at::zeros(Sizes(shape), values.options());
+  const at::Tensor rows = at::arange(shape.rows(), csr.indices.options())
+                              .repeat_interleave(csr.indptr.diff(), 0, csr.indices.numel());
+  dense.view({-1}).index_put_({rows.mul(shape.keys).add_(csr.indices)}, values);
+  return dense;
 }
 
 absl::Status CheckShapeValue(const MaskShape& s) {
@@ -94,14 +104,22 @@ Mask Mask::MakeFull(const MaskShape& shape, at::Device device) {
 absl::StatusOr<Mask> Mask::FromDense(const at::Tensor& weights) {
   return CatchTorch([&]() -> absl::StatusOr<Mask> {
     SA_RETURN_IF_ERROR(CheckRank(weights, 4, "mask weights"));
-    if (weights.scalar_type() != at::kBool) {
-      SA_RETURN_IF_ERROR(CheckFloating(weights, "mask weights"));
+    const bool is_bool = weights.scalar_type() == at::kBool;
+    if (!is_bool) SA_RETURN_IF_ERROR(CheckFloating(weights, "mask weights"));
+    const at::Tensor copy =
+        weights.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true).contiguous();
+    if (!is_bool) {
       // Written so that NaN fails.
-      if (!weights.ge(0).logical_and_(weights.le(1)).all().item<bool>()) {
-        return absl::InvalidArgumentError("mask weights must be in [0, 1]");
+      const at::Tensor wrong = copy.ge(0).logical_and_(copy.le(1)).logical_not_();
+      if (wrong.any().item<bool>()) {
+        const at::Tensor position = wrong.nonzero()[0].to(at::kCPU);
+        const int64_t* index = position.const_data_ptr<int64_t>();
+        return absl::InvalidArgumentError(
+            absl::StrCat("mask weights[", absl::StrJoin(index, index + 4, ", "),
+                         "] must be in [0, 1], got ", copy.masked_select(wrong)[0].item<float>()));
       }
     }
-    return AdoptDense(weights.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true).contiguous());
+    return AdoptDense(copy);
   });
 }
 
@@ -166,20 +184,18 @@ absl::StatusOr<Mask> Mask::FromRowIndices(const MaskShape& shape, const at::Tens
 at::Tensor Mask::ToDense() const {
   if (is_full()) return at::ones(Sizes(shape_), Floats(device_));
   if (is_dense()) return dense_weights().clone();
-  at::Tensor dense = at::zeros(Sizes(shape_), Floats(device_));
-  if (const Csr* csr = std::get_if<Csr>(&representation_)) {
-    const at::Tensor rows = at::arange(shape_.rows(), Longs(device_))
-                                .repeat_interleave(csr->indptr.diff(), 0, csr->indices.numel());
-    dense.view({-1}).index_put_({rows.mul_(shape_.keys).add_(csr->indices)}, csr->weights);
-  }
-  return dense;
+  if (is_empty()) return at::zeros(Sizes(shape_), Floats(device_));
+  const Csr& csr = std::get<Csr>(representation_);
+  return Scatter(shape_, csr, csr.weights);
 }
 
 at::Tensor Mask::ToActive() const {
+  const at::TensorOptions bools = Floats(device_).dtype(at::kBool);
+  if (is_full()) return at::ones(Sizes(shape_), bools);
   if (is_dense()) return dense_weights().gt(0);
-  if (is_full()) return at::ones(Sizes(shape_), Floats(device_).dtype(at::kBool));
-  if (is_empty()) return at::zeros(Sizes(shape_), Floats(device_).dtype(at::kBool));
-  return ToDense().gt(0);
+  if (is_empty()) return at::zeros(Sizes(shape_), bools);
+  const Csr& csr = std::get<Csr>(representation_);
+  return Scatter(shape_, csr, at::ones({csr.indices.numel()}, bools));
 }
 
 Mask::Csr Mask::ToCsr() const {

@@ -54,8 +54,8 @@ class Mask {
   static Mask MakeEmpty(const MaskShape& shape, at::Device device = at::kCPU);
   static Mask MakeFull(const MaskShape& shape, at::Device device = at::kCPU);
 
-  // Copies `weights` [batch, heads, queries, keys], bool or floating. InvalidArgument: another rank
-  // or type, or a value that is not in [0, 1].
+  // Copies `weights` [batch, heads, queries, keys], bool or floating, to float32. InvalidArgument:
+  // another rank or type, or a value that is not in [0, 1]; names the first.
   static absl::StatusOr<Mask> FromDense(const at::Tensor& weights);
 
   // Takes over a float32 tensor that the caller just made and will not touch again, unchecked
@@ -63,14 +63,15 @@ class Mask {
   static Mask AdoptDense(at::Tensor weights);
 
   // `indptr` [rows + 1] and `indices` [nnz] are int32 or int64; `weights` [nnz] is floating, or
-  // undefined for all ones. InvalidArgument names the first row or entry that breaks a rule: indptr
-  // must start at 0, not fall, and end at nnz; indices must be in [0, keys), ascending and unique
-  // in a row; weights must be in (0, 1].
+  // undefined for all ones. Copies all three. InvalidArgument names the first row that breaks a
+  // rule: indptr must start at 0, not fall, and end at nnz; indices must be in [0, keys), ascending
+  // and unique in a row; weights must be in (0, 1].
   static absl::StatusOr<Mask> FromCsr(const MaskShape& shape, const at::Tensor& indptr,
                                       const at::Tensor& indices, const at::Tensor& weights = {});
 
-  // The same number of keys a row: `indices` [batch, heads, queries, n]; -1 pads. Duplicates in a
-  // row are an error, since a weight cannot say whether they mean one key or two draws.
+  // The same number of entries a row, in any order: `indices` and `weights` [batch, heads, queries,
+  // n]; an index of -1 pads, whatever its weight. Duplicates in a row are an error, since a weight
+  // cannot say whether they mean one key or two draws. Otherwise the rules of FromCsr.
   static absl::StatusOr<Mask> FromRowIndices(const MaskShape& shape, const at::Tensor& indices,
                                              const at::Tensor& weights = {});
 
@@ -85,6 +86,7 @@ class Mask {
   at::Tensor ToDense() const;
   // Equal to ToDense() > 0, also fresh; cheaper than comparing.
   at::Tensor ToActive() const;
+  // Shares storage with a Csr mask: for reading only.
   Csr ToCsr() const;
 
   // The same mask as Empty or Full where that is what it holds. Reads the data (and waits for the

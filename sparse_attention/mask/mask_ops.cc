@@ -1,5 +1,6 @@
 #include "sparse_attention/mask/mask_ops.h"
 
+#include <ATen/ExpandUtils.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
@@ -32,6 +33,10 @@ absl::StatusOr<at::Tensor> ApplyInverseWeights(const Mask& mask, const at::Tenso
   return CatchTorch([&]() -> absl::StatusOr<at::Tensor> {
     const MaskShape& s = mask.shape();
     SA_RETURN_IF_ERROR(CheckShape(x, {s.batch, s.heads, s.queries, s.keys}, "x"));
+    if (x.device() != mask.device()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "x must be on the mask's device ", mask.device().str(), ", got ", DescribeTensor(x)));
+    }
     const at::Tensor values = x.to(at::kFloat);
     if (mask.is_full()) return values.clone();
     const at::Tensor zero = at::zeros({}, values.options());
@@ -53,6 +58,7 @@ absl::StatusOr<Mask> SelectHeads(const std::vector<Mask>& masks, const std::vect
     }
     at::Tensor result = at::empty_like(dense[0]);
     for (int64_t head = 0; head < shape.heads; ++head) {
+      SA_CHECK(choice[head] >= 0 && choice[head] < static_cast<int>(masks.size()));
       result.select(1, head).copy_(dense[choice[head]].select(1, head));
     }
     return Mask::AdoptDense(result);
@@ -71,6 +77,13 @@ absl::StatusOr<MaskCost> MeasureMask(const Mask& mask, int64_t kv_heads,
     if (s.elements() == 0) {
       cost.empty_rows = s.rows();
       return cost;
+    }
+    if (visible.has_value() &&
+        !(visible->scalar_type() == at::kBool &&
+          at::is_expandable_to(visible->sizes(), {s.batch, s.heads, s.queries, s.keys}))) {
+      return absl::InvalidArgumentError(absl::StrCat("visible must be bool and broadcast to ",
+                                                     ToString(s), ", got ",
+                                                     DescribeTensor(*visible)));
     }
     at::Tensor active = mask.ToActive();
     at::Tensor seen;

@@ -18,26 +18,28 @@ namespace sparse_attention {
 absl::StatusOr<Mask> Union(const Mask& a, const Mask& b);
 
 // x [batch, heads, queries, keys] divided by the weights where a key is active, 0 elsewhere;
-// float32. A value outside the mask has no effect, NaN included.
+// float32. A value outside the mask has no effect, NaN included. InvalidArgument: x has another
+// shape or device.
 absl::StatusOr<at::Tensor> ApplyInverseWeights(const Mask& mask, const at::Tensor& x);
 
-// The mask of each query head taken from the mask that `choice[head]` names. All masks have one
-// shape.
+// The mask of each query head taken from the mask that `choice[head]` names. The caller guarantees
+// at least one mask, one shape and device for all, and one choice in range for each head.
 absl::StatusOr<Mask> SelectHeads(const std::vector<Mask>& masks, const std::vector<int>& choice);
 
 // What reading the selected keys costs. Shares are over visible (batch, head, query, key) entries;
 // rows that see no key are left out and counted.
 struct MaskCost {
   double density = 0;  // active entries over visible ones
-  double kv_rows_fraction =
-      0;  // distinct (KV head, key) rows that any query head of a group reads, over visible
+  // For each query: distinct (batch, KV head, key) rows that any query head of a group reads, over
+  // those that any of them sees.
+  double kv_rows_fraction = 0;
   int64_t active = 0;  // active visible entries
   int64_t visible = 0;
   int64_t empty_rows = 0;  // rows (batch, head, query) without a visible key
 };
 
 // `kv_heads` divides the mask's heads. `visible` is bool, broadcastable to the mask's shape, or
-// absent for all.
+// absent for all. InvalidArgument: one of the two is not so.
 absl::StatusOr<MaskCost> MeasureMask(const Mask& mask, int64_t kv_heads,
                                      const std::optional<at::Tensor>& visible);
 
