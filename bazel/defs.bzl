@@ -46,3 +46,40 @@ def sa_py_test(name, srcs, size = "medium", data = [], args = [], tags = [], env
         tags = tags,
         env = env,
     )
+
+_MASKER_DEPS = [
+    "//sparse_attention/attention:attention_inputs",
+    "//sparse_attention/base:status",
+    "//sparse_attention/mask",
+    "//sparse_attention/mask:mask_ops",
+    "//sparse_attention/research_attention/maskers:masker",
+    "//sparse_attention/research_attention/maskers:selection",
+    "@python_env//:torch",
+]
+
+def sa_masker(name, deps = [], test_deps = [], srcs = []):
+    """One method: x.h, x.cc and x_test.cc. sa_all_maskers in the same folder collects it."""
+    sa_cc_library(
+        name = name,
+        srcs = [name + ".cc"] + srcs,
+        hdrs = [name + ".h"],
+        tags = ["masker"],
+        deps = _MASKER_DEPS + deps,
+    )
+    sa_cc_test(
+        name = name + "_test",
+        srcs = [name + "_test.cc"],
+        torch = True,
+        deps = [
+            ":" + name,
+            "//sparse_attention/base:status_matchers",
+            "//sparse_attention/research_attention/maskers:masker_testing",
+        ] + test_deps,
+    )
+
+def sa_all_maskers(name):
+    """A library of every sa_masker above it in the same BUILD file."""
+    sa_cc_library(
+        name = name,
+        deps = [":" + r["name"] for r in native.existing_rules().values() if "masker" in r["tags"]],
+    )

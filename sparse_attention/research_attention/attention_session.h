@@ -1,0 +1,34 @@
+// AttentionSession: what the maskers of a pipeline remember of one sequence (or one batch of
+// sequences) between steps. The caller owns one per sequence and passes it to every step; a
+// pipeline itself remembers nothing.
+#ifndef SPARSE_ATTENTION_RESEARCH_ATTENTION_ATTENTION_SESSION_H_
+#define SPARSE_ATTENTION_RESEARCH_ATTENTION_ATTENTION_SESSION_H_
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <tuple>
+
+#include "sparse_attention/research_attention/maskers/masker.h"
+
+namespace sparse_attention {
+
+class AttentionSession {
+ public:
+  // The state of one masker in one layer, made by it at the first use.
+  MaskerState* StateFor(int64_t layer, int64_t rule, int64_t masker, const Masker& maker) {
+    std::unique_ptr<MaskerState>& state = states_[{layer, rule, masker}];
+    if (state == nullptr) state = maker.NewState();
+    return state.get();
+  }
+
+  // Forgets everything: the next step starts a new sequence.
+  void Reset() { states_.clear(); }
+
+ private:
+  std::map<std::tuple<int64_t, int64_t, int64_t>, std::unique_ptr<MaskerState>> states_;
+};
+
+}  // namespace sparse_attention
+
+#endif  // SPARSE_ATTENTION_RESEARCH_ATTENTION_ATTENTION_SESSION_H_

@@ -1,0 +1,31 @@
+#include "sparse_attention/research_attention/maskers/fixed/causal.h"
+
+#include <ATen/ops/arange.h>
+
+namespace sparse_attention {
+
+Causal::Causal(const CausalConfig&, const MaskerOptions& options)
+    : Masker(CausalDescriptor(), options) {}
+
+absl::StatusOr<Mask> Causal::Select(const AttentionInputs& in, const Mask& previous,
+                                    MaskerState*) const {
+  const auto options = at::TensorOptions().dtype(at::kLong).device(in.q.device());
+  const int64_t first = in.query_position(0);
+  const at::Tensor positions = at::arange(first, first + in.queries(), options).unsqueeze(1);
+  const at::Tensor future = at::arange(in.keys(), options).unsqueeze(0).gt(positions);
+  at::Tensor weights = previous.is_empty()
+                           ? Mask::MakeFull(previous.shape(), previous.device()).ToDense()
+                           : previous.ToDense();
+  weights.masked_fill_(future, 0);
+  return Mask::AdoptDense(weights);
+}
+
+const MaskerDescriptor& CausalDescriptor() {
+  static const MaskerDescriptor descriptor = MakeDescriptor<Causal>(
+      MaskerKind::kFixed, "Only keys up to the query's own position.",
+      "Vaswani et al., Attention is all you need, 2017", ScoringReads::kNothing,
+      /*only_adds=*/false);
+  return descriptor;
+}
+
+}  // namespace sparse_attention

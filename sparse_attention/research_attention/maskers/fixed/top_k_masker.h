@@ -1,0 +1,49 @@
+// TopKMasker: keeps the keys with the highest scores. A method supplies the scores; the budget, the
+// keys that are kept already, ties, groups and short sequences are handled here.
+#ifndef SPARSE_ATTENTION_RESEARCH_ATTENTION_MASKERS_FIXED_TOP_K_MASKER_H_
+#define SPARSE_ATTENTION_RESEARCH_ATTENTION_MASKERS_FIXED_TOP_K_MASKER_H_
+
+#include <tuple>
+
+#include "sparse_attention/config/budget.h"
+#include "sparse_attention/research_attention/maskers/masker.h"
+
+namespace sparse_attention {
+
+// The fields that every top-k config starts with.
+struct TopKConfig {
+  Budget heavy_size = Budget::Fraction(0.02);
+};
+
+template <typename Config>
+auto TopKFields() {
+  return std::tuple(
+      Field{"heavy_size", &Config::heavy_size, "Keys kept beside those that earlier maskers keep.",
+            PositiveBudget(), Required()},
+      IgnoredField{"search_space"});
+}
+
+class TopKMasker : public Masker {
+ public:
+  TopKMasker(const MaskerDescriptor& descriptor, const MaskerOptions& options,
+             const Budget& heavy_size)
+      : Masker(descriptor, options), heavy_size_(heavy_size) {}
+
+ private:
+  // Float32 [batch, query heads, queries, keys], higher is better; what it says of invisible keys
+  // does not matter. The caller does not change the result.
+  virtual absl::StatusOr<at::Tensor> Scores(const AttentionInputs& inputs,
+                                            MaskerState* state) const = 0;
+
+  // heavy_size keys per query among those that are visible and not held by `previous`, all of them
+  // where there are fewer. Of equal scores the lowest index wins. Full where heavy_size covers all
+  // keys of the sequence.
+  absl::StatusOr<Mask> Select(const AttentionInputs& inputs, const Mask& previous,
+                              MaskerState* state) const final;
+
+  const Budget heavy_size_;
+};
+
+}  // namespace sparse_attention
+
+#endif  // SPARSE_ATTENTION_RESEARCH_ATTENTION_MASKERS_FIXED_TOP_K_MASKER_H_

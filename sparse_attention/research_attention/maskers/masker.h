@@ -1,0 +1,139 @@
+// Masker: one step of a pipeline. It looks at the queries and keys and adds the keys that its
+// method keeps to the mask of the maskers before it.
+//
+// A method is one subclass with one private function, Select; AddMask, which everybody calls,
+// checks the inputs and leaves a full mask alone. Maskers are const and thread-safe. What a method
+// remembers between steps (page bounds, codebooks, signatures) lives in a MaskerState that the
+// caller's AttentionSession owns.
+//
+// A new method is x.h, x.cc, x_test.cc, one sa_masker() in BUILD and one line in maskers.inc; copy
+// `sink`.
+#ifndef SPARSE_ATTENTION_RESEARCH_ATTENTION_MASKERS_MASKER_H_
+#define SPARSE_ATTENTION_RESEARCH_ATTENTION_MASKERS_MASKER_H_
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "metric_logging/metric.h"
+#include "sparse_attention/attention/attention_inputs.h"
+#include "sparse_attention/base/status.h"
+#include "sparse_attention/config/field.h"
+#include "sparse_attention/config/pipeline_config.h"
+#include "sparse_attention/mask/mask.h"
+
+namespace sparse_attention {
+
+class Masker;
+
+// What a whole pipeline decides for its maskers.
+struct MaskerOptions {
+  uint64_t seed = 42;
+  Selection selection = Selection::kQueryHead;
+  GroupReduce group_reduce = GroupReduce::kMax;
+};
+
+enum class MaskerKind {
+  kFixed,     // keeps keys for certain
+  kSampling,  // keeps some keys by chance; a pipeline holds at most one
+};
+
+// What reading keys to choose among them costs in one step, beside the keys that attention then
+// reads.
+enum class ScoringReads {
+  kNothing,  // positions only
+  kAllKeys,  // every key: an oracle
+  kIndex,    // an index of its own; see Masker::IndexBytes
+};
+
+// Everything the outside knows of a method without creating it.
+struct MaskerDescriptor {
+  const char* name;  // the "type" in JSON
+  MaskerKind kind;
+  const char* summary;  // one line for lists and documentation
+  const char* source;   // paper or origin
+  ScoringReads scoring_reads;
+  bool only_adds;  // false: may clear keys that the previous mask held
+  absl::StatusOr<std::unique_ptr<Masker>> (*create)(const Json&, const MaskerOptions&);
+  std::vector<FieldDoc> (*fields)();
+  Json (*schema)();
+};
+
+// A value for every row of a step, [batch, heads, queries], that a masker wants logged.
+struct RowMetric {
+  const Metric* metric;
+  at::Tensor values;
+};
+
+// What a masker remembers for one sequence and layer. Subclasses add what their method needs.
+class MaskerState {
+ public:
+  virtual ~MaskerState() = default;
+  std::vector<RowMetric> step_metrics;  // of the latest step
+};
+
+class Masker {
+ public:
+  Masker(const MaskerDescriptor& descriptor, const MaskerOptions& options)
+      : descriptor_(descriptor), options_(options) {}
+  virtual ~Masker() = default;
+  Masker(const Masker&) = delete;
+  Masker& operator=(const Masker&) = delete;
+
+  // `previous` united with the keys that this method selects. A full `previous` is returned as it
+  // is; weights that it holds never fall, unless the descriptor says so. `state` may be null where
+  // the method needs none. Keys that are not visible to a query are never newly selected by a
+  // method that scores keys. InvalidArgument: ValidateInputs fails, or `previous` has another shape
+  // or device.
+  absl::StatusOr<Mask> AddMask(const AttentionInputs& inputs, const Mask& previous,
+                               MaskerState* state) const;
+
+  virtual std::unique_ptr<MaskerState> NewState() const { return std::make_unique<MaskerState>(); }
+  // The config as JSON, defaults included.
+  virtual Json ToJson() const = 0;
+  // Bytes that scoring reads in one step for methods with ScoringReads::kIndex, all KV heads and
+  // the batch together.
+  virtual int64_t IndexBytes(const AttentionInputs&) const { return 0; }
+
+  const MaskerDescriptor& descriptor() const { return descriptor_; }
+  const MaskerOptions& options() const { return options_; }
+
+ private:
+  // Assumes valid inputs and a previous mask that is not full. May throw LibTorch's exceptions.
+  virtual absl::StatusOr<Mask> Select(const AttentionInputs& inputs, const Mask& previous,
+                                      MaskerState* state) const = 0;
+
+  const MaskerDescriptor& descriptor_;
+  const MaskerOptions options_;
+};
+
+// The descriptor functions of a masker class `M` with `M::Config` and a constructor (Config,
+// MaskerOptions).
+template <typename M>
+absl::StatusOr<std::unique_ptr<Masker>> CreateMasker(const Json& json,
+                                                     const MaskerOptions& options) {
+  SA_ASSIGN_OR_RETURN(typename M::Config config, ConfigFromJson<typename M::Config>(json));
+  return std::make_unique<M>(config, options);
+}
+
+template <typename M>
+MaskerDescriptor MakeDescriptor(MaskerKind kind, const char* summary, const char* source,
+                                ScoringReads reads, bool only_adds = true) {
+  using Config = typename M::Config;
+  return {Config::kName,
+          kind,
+          summary,
+          source,
+          reads,
+          only_adds,
+          &CreateMasker<M>,
+          &DocumentFields<Config>,
+          &ConfigSchema<Config>};
+}
+
+}  // namespace sparse_attention
+
+#endif  // SPARSE_ATTENTION_RESEARCH_ATTENTION_MASKERS_MASKER_H_

@@ -1,0 +1,42 @@
+// Inputs and shorthands for the tests of maskers.
+#ifndef SPARSE_ATTENTION_RESEARCH_ATTENTION_MASKERS_MASKER_TESTING_H_
+#define SPARSE_ATTENTION_RESEARCH_ATTENTION_MASKERS_MASKER_TESTING_H_
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "sparse_attention/attention/attention_inputs.h"
+#include "sparse_attention/config/json.h"
+#include "sparse_attention/mask/mask.h"
+
+namespace sparse_attention {
+
+struct TestShape {
+  int64_t batch = 1;
+  int64_t heads = 4;
+  int64_t kv_heads = 2;
+  int64_t queries = 2;
+  int64_t keys = 24;
+  int64_t dim = 8;
+};
+
+// Standard normal q, k, v on the host; the same seed gives the same tensors everywhere.
+AttentionInputs RandomInputs(const TestShape& shape, uint64_t seed = 1,
+                             at::ScalarType type = at::kFloat);
+
+// Inputs with one head and channel whose logits are exactly `logits`, one row of `logits` a query,
+// and whose values are the key positions.
+AttentionInputs InputsWithLogits(const std::vector<std::vector<float>>& logits);
+
+// The active keys of one row, ascending.
+std::vector<int64_t> ActiveKeys(const Mask& mask, int64_t batch, int64_t head, int64_t query);
+
+// Parses JSON that is known to be right.
+Json ParsedJson(absl::string_view text);
+
+}  // namespace sparse_attention
+
+#endif  // SPARSE_ATTENTION_RESEARCH_ATTENTION_MASKERS_MASKER_TESTING_H_

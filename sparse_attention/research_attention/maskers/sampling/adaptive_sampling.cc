@@ -1,0 +1,245 @@
+#include "sparse_attention/research_attention/maskers/sampling/adaptive_sampling.h"
+
+#include <ATen/ops/full.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/where.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "sparse_attention/research_attention/maskers/sampling/row_sampler.h"
+#include "sparse_attention/research_attention/maskers/sampling/sample_size.h"
+#include "sparse_attention/research_attention/maskers/sampling/sampling_rows.h"
+#include "sparse_attention/research_attention/maskers/selection.h"
+
+namespace sparse_attention {
+namespace {
+
+// A row's estimate of its own attention: what is certain plus the base sample.
+struct RowStatistics {
+  SampleSpread spread;
+  double allowed_error = 0;
+  double heaviest = 0;
+};
+
+// Second moments of the squared deviations, for the uncertainty of the variance.
+double RelativeVariance(const std::vector<double>& squares, double mean) {
+  if (mean <= 0) return 0;
+  double sum = 0;
+  for (double s : squares) sum += (s - mean) * (s - mean);
+  return sum / static_cast<double>(squares.size()) / (mean * mean);
+}
+
+// Reads one step's rows on the host.
+class StepReader {
+ public:
+  StepReader(const AttentionInputs& in, const Mask& previous, const AdaptiveSamplingConfig& config)
+      : in_(in), config_(config) {
+    const at::Tensor logits = ComputeLogits(in);
+    const at::Tensor top = logits.amax(-1, /*keepdim=*/true);
+    const at::Tensor safe_top = at::where(top.isinf(), 0.0, top);
+    at::Tensor certain = logits.sub(safe_top).exp_();
+    const at::Tensor weights = previous.ToDense();
+    certain = at::where(weights.gt(0), certain.div(weights), 0.0);
+    certain_sum_ = certain.sum(-1, false, at::kDouble).to(at::kCPU).contiguous();
+    if (config.guarantee == Guarantee::kOutput) {
+      certain_values_ = WeightedValues(in, certain).to(at::kCPU).contiguous();
+    }
+    logits_ = logits.to(at::kCPU).contiguous();
+    top_ = safe_top.to(at::kCPU).contiguous();
+    eligible_ = EligibleKeys(in, previous).to(at::kCPU).contiguous();
+  }
+
+  const at::Tensor& eligible() const { return eligible_; }
+
+  // The statistics of query head `head` in `row`, from the base sample `keys`. A key that the head
+  // holds already contributes 0.
+  RowStatistics Read(const SamplingRow& row, int64_t head, const std::vector<int64_t>& keys) const {
+    const int64_t index = (row.batch * in_.query_heads() + head) * in_.queries() + row.query;
+    const double population = static_cast<double>(row.candidates.size());
+    const double count = static_cast<double>(keys.size());
+    std::vector<double> x(keys.size());
+    double mean = 0;
+    for (size_t s = 0; s < keys.size(); ++s) mean += x[s] = Weight(index, keys[s]);
+    mean /= count;
+    const double denominator = certain_sum_.const_data_ptr<double>()[index] + population * mean;
+    RowStatistics statistics;
+    statistics.heaviest = HeaviestWeight(row, index);
+    if (config_.guarantee == Guarantee::kDenominator) {
+      statistics.spread = ScalarSpread(x, mean);
+      statistics.allowed_error = config_.epsilon * denominator;
+      return statistics;
+    }
+    ReadOutput(row, head, index, keys, x, denominator, &statistics);
+    return statistics;
+  }
+
+ private:
+  double HeaviestWeight(const SamplingRow& row, int64_t index) const {
+    const bool* flags = eligible_.const_data_ptr<bool>() + index * in_.keys();
+    const float* logits = logits_.const_data_ptr<float>() + index * in_.keys();
+    float heaviest = -std::numeric_limits<float>::infinity();
+    for (int64_t key : row.candidates) {
+      if (flags[key]) heaviest = std::max(heaviest, logits[key]);
+    }
+    return std::exp(static_cast<double>(heaviest) -
+                    static_cast<double>(top_.const_data_ptr<float>()[index]));
+  }
+
+  double Weight(int64_t index, int64_t key) const {
+    const int64_t at = index * in_.keys() + key;
+    if (!eligible_.const_data_ptr<bool>()[at]) return 0;
+    return std::exp(static_cast<double>(logits_.const_data_ptr<float>()[at]) -
+                    static_cast<double>(top_.const_data_ptr<float>()[index]));
+  }
+
+  static SampleSpread ScalarSpread(const std::vector<double>& x, double mean) {
+    std::vector<double> squares(x.size());
+    double sum = 0;
+    for (size_t s = 0; s < x.size(); ++s) sum += squares[s] = (x[s] - mean) * (x[s] - mean);
+    const double count = static_cast<double>(x.size());
+    return {static_cast<int64_t>(x.size()), sum / (count - 1), 1,
+            RelativeVariance(squares, sum / count)};
+  }
+
+  // To first order the output's error is the error of sum x_j (v_j - o), divided by the
+  // denominator.
+  void ReadOutput(const SamplingRow& row, int64_t head, int64_t index,
+                  const std::vector<int64_t>& keys, const std::vector<double>& x,
+                  double denominator, RowStatistics* statistics) const {
+    const int64_t dim = in_.value_dim();
+    const double count = static_cast<double>(keys.size());
+    const double population = static_cast<double>(row.candidates.size());
+    const at::Tensor positions =
+        at::tensor(keys, at::TensorOptions().dtype(at::kLong)).to(in_.v.device());
+    const at::Tensor v = in_.v.select(0, row.batch)
+                             .select(0, head / in_.group_size())
+                             .index_select(0, positions)
+                             .to(at::kCPU, at::kDouble);
+    const at::Tensor weights = at::tensor(x, at::TensorOptions().dtype(at::kDouble)).unsqueeze(1);
+    const at::Tensor certain = certain_values_.view({-1, dim}).select(0, index).to(at::kDouble);
+    const at::Tensor output =
+        weights.mul(v).sum(0).mul(population / count).add(certain).div(denominator);
+    at::Tensor residuals = weights.mul(v.sub(output));
+    residuals = residuals.sub(residuals.mean(0, /*keepdim=*/true));
+    const at::Tensor covariance = residuals.t().matmul(residuals).div(count - 1);
+    const at::Tensor squares = residuals.square().sum(1);
+    const double trace = covariance.diagonal().sum().item<double>();
+    // The sample covariance overstates tr(C^2) by about tr(C)^2 / count.
+    const double trace2 =
+        std::max(covariance.square().sum().item<double>() - trace * trace / (count - 1),
+                 trace * trace / static_cast<double>(dim));
+    SampleSpread& spread = statistics->spread;
+    spread.count = static_cast<int64_t>(keys.size());
+    spread.variance = trace;
+    spread.dimensions = trace2 > 0 ? std::max(1.0, trace * trace / trace2) : 1.0;
+    const double* s = squares.const_data_ptr<double>();
+    spread.relative_variance =
+        RelativeVariance(std::vector<double>(s, s + squares.numel()), trace * (count - 1) / count);
+    // The base sample's own noise makes the output look longer than it is.
+    const double length2 = output.square().sum().item<double>();
+    const double noise2 = trace * population * population * (1 / count - 1 / population) /
+                          (denominator * denominator);
+    statistics->allowed_error =
+        config_.epsilon * denominator * std::sqrt(std::max(0.0, length2 - noise2));
+    // The heaviest key may point anywhere among the values seen.
+    const double longest = v.sub(output).square().sum(1).max().sqrt().item<double>();
+    statistics->heaviest *= longest;
+  }
+
+  const AttentionInputs& in_;
+  const AdaptiveSamplingConfig& config_;
+  at::Tensor logits_;          // float32 [batch, heads, queries, keys]
+  at::Tensor top_;             // float32 [batch, heads, queries, 1]
+  at::Tensor certain_sum_;     // float64 [batch, heads, queries]
+  at::Tensor certain_values_;  // float32 [batch, heads, queries, value dim]
+  at::Tensor eligible_;        // bool [batch, heads, queries, keys]
+};
+
+std::vector<int64_t> DrawKeys(PhiloxStream stream, const SamplingRow& row, int64_t count) {
+  std::vector<int64_t> keys =
+      SampleWithoutReplacement(stream, static_cast<int64_t>(row.candidates.size()), count);
+  for (int64_t& key : keys) key = row.candidates[key];
+  return keys;
+}
+
+}  // namespace
+
+AdaptiveSampling::AdaptiveSampling(const AdaptiveSamplingConfig& config,
+                                   const MaskerOptions& options)
+    : Masker(AdaptiveSamplingDescriptor(), options), config_(config) {}
+
+int64_t AdaptiveSampling::IndexBytes(const AttentionInputs& in) const {
+  const int64_t sets =
+      options().selection == Selection::kKvGroup ? in.kv_heads() : in.query_heads();
+  const int64_t rows =
+      std::min(sets * config_.base_rate_sampling.Resolve(in.keys()), in.kv_heads() * in.keys());
+  return in.batch() * rows * in.dim() * static_cast<int64_t>(in.k.element_size());
+}
+
+absl::StatusOr<Mask> AdaptiveSampling::Select(const AttentionInputs& in, const Mask& previous,
+                                              MaskerState* state) const {
+  const Budget& base = config_.base_rate_sampling;
+  if (base == Budget::Count(0) || base == Budget::Fraction(0)) return previous;
+  if (config_.estimator == Estimator::kHub) return AdaptiveSamplingLikeHub(config_, in, previous);
+
+  const auto range = [&](int64_t query) {
+    const int64_t visible =
+        in.causal ? std::clamp<int64_t>(in.query_position(query) + 1, 0, in.keys()) : in.keys();
+    return std::pair<int64_t, int64_t>(config_.init_offset.Resolve(visible),
+                                       visible - config_.local_offset.Resolve(visible));
+  };
+  const StepReader reader(in, previous, config_);
+  const auto host = at::TensorOptions().dtype(at::kFloat);
+  const std::vector<int64_t> rows = {in.batch(), in.query_heads(), in.queries()};
+  at::Tensor weights = previous.ToDense().to(at::kCPU);
+  at::Tensor budgets = at::full(rows, 0, host);
+  at::Tensor met = at::full(rows, 1, host);
+
+  ForEachSamplingRow(
+      in, reader.eligible(), options().selection, range, [&](const SamplingRow& row) {
+        const int64_t population = static_cast<int64_t>(row.candidates.size());
+        int64_t budget = population;
+        const int64_t base_count = std::max<int64_t>(2, base.Resolve(population));
+        if (population > base_count) {
+          const std::vector<int64_t> base_keys =
+              DrawKeys(RowStream(in, row, options().seed, RandomPurpose::kAdaptiveBaseSample), row,
+                       base_count);
+          budget = 0;
+          for (int64_t head = row.first_head; head < row.first_head + row.heads; ++head) {
+            const RowStatistics statistics = reader.Read(row, head, base_keys);
+            const SampleSize size = ComputeSampleSize(
+                statistics.spread,
+                {population, statistics.allowed_error, config_.delta, statistics.heaviest});
+            budget = std::max(budget, size.budget);
+            met.select(0, row.batch).select(0, head).select(0, row.query).fill_(size.guarantee_met);
+          }
+        }
+        const std::vector<int64_t> keys = DrawKeys(
+            RowStream(in, row, options().seed, RandomPurpose::kAdaptiveSample), row, budget);
+        SetSampledWeights(row, keys, static_cast<float>(budget) / static_cast<float>(population),
+                          reader.eligible(), weights);
+        budgets.select(0, row.batch)
+            .narrow(0, row.first_head, row.heads)
+            .select(1, row.query)
+            .fill_(static_cast<double>(budget));
+      });
+  if (state != nullptr) {
+    state->step_metrics = {{&kSampleBudget, budgets},
+                           {&kGuaranteeMetFraction, met},
+                           {&kGuaranteeUnknownFraction, met.neg().add_(1)}};
+  }
+  return Mask::AdoptDense(weights.to(in.q.device()));
+}
+
+const MaskerDescriptor& AdaptiveSamplingDescriptor() {
+  static const MaskerDescriptor descriptor = MakeDescriptor<AdaptiveSampling>(
+      MaskerKind::kSampling,
+      "A uniform sample as large as a promise on the error asks for (vAttention).",
+      "Desai et al., vAttention: verified sparse attention, 2025", ScoringReads::kIndex);
+  return descriptor;
+}
+
+}  // namespace sparse_attention
