@@ -322,7 +322,7 @@ absl::Status ReadRope(const JsonFields& top, ModelConfig& config) {
       return Unsupported("partial_rotary_factor", absl::StrCat(*partial), "1.0");
     }
   }
-  constexpr double kMinTheta = 1.0 + 1e-6;  // the logarithm is divided by
+  constexpr double kMinTheta = 1.001;  // its logarithm is divided by
   SA_ASSIGN_OR_RETURN(std::optional<double> theta, fields.Number("rope_theta", kMinTheta, 1e15));
   if (!theta.has_value()) {
     SA_ASSIGN_OR_RETURN(theta, top.Number("rope_theta", kMinTheta, 1e15));

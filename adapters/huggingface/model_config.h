@@ -35,7 +35,7 @@ absl::string_view RopeTypeName(RopeType type);
 // Fields that a type does not use keep their defaults.
 struct RopeConfig {
   RopeType type = RopeType::kDefault;
-  double theta = 10000.0;  // > 1
+  double theta = 10000.0;  // >= 1.001
   double factor = 1.0;     // >= 1; linear, dynamic, llama3, yarn
   // Positions seen in pretraining: llama3 and yarn. Equals max_position_embeddings for the other
   // types (dynamic scales beyond that, whatever the file says).

@@ -1,5 +1,5 @@
-// Hand-made safetensors files with the verdict that each must get: by the unit test and by the comparison with the
-// reference implementation.
+// Hand-made safetensors files with the verdict that each must get: by the unit test and by the
+// comparison with the reference implementation.
 #ifndef ADAPTERS_HUGGINGFACE_SAFETENSORS_CORPUS_H_
 #define ADAPTERS_HUGGINGFACE_SAFETENSORS_CORPUS_H_
 

@@ -123,11 +123,11 @@ def mutate(rng, file):
         elif kind == 8:
             try:  # a valid header in another form: order, spaces, extra fields
                 entries = list(json.loads(bytes(header)).items())
-            except ValueError:
+            except (ValueError, AttributeError, RecursionError):
                 continue
             rng.shuffle(entries)
             for _, entry in entries:
-                if rng.random() < 0.3 and "dtype" in entry:
+                if rng.random() < 0.3 and isinstance(entry, dict) and "dtype" in entry:
                     entry["extra"] = rng.choice([1, None, [1, {"a": []}], "x", 1.5])
             separators = rng.choice([(",", ":"), (", ", ": ")])
             header = bytearray(json.dumps(dict(entries), separators=separators, ensure_ascii=rng.random() < 0.5).encode())
