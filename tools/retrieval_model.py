@@ -101,16 +101,15 @@ class Model:
         wrap = (lambda f: torch.compile(f, dynamic=False)) if compile_pieces else (lambda f: f)
         self._compiled = (wrap(_before_attention), wrap(_after_attention), wrap(_weighted_loss))
         self._eager = (_before_attention, _after_attention, _weighted_loss)
-        self._rope, self._backends = {}, {}
+        self._rope, self._backends = None, {}
 
     def rope(self, batch, length):
-        if (batch, length) not in self._rope:
+        if self._rope is None:
             exponents = torch.arange(0, HEAD_DIM, 2, dtype=torch.float64) / HEAD_DIM
-            angles = torch.arange(length, dtype=torch.float64)[:, None] / CONFIG["rope_theta"] ** exponents
-            angles = angles.repeat(batch, 1)[:, None, :]
-            self._rope = {(batch, length): (angles.cos().float().to(self.device),
-                                            angles.sin().float().to(self.device))}
-        return self._rope[batch, length]
+            positions = torch.arange(CONFIG["max_position_embeddings"], dtype=torch.float64)
+            angles = positions[:, None, None] / CONFIG["rope_theta"] ** exponents
+            self._rope = angles.cos().float().to(self.device), angles.sin().float().to(self.device)
+        return tuple(table[:length].repeat(batch, 1, 1) for table in self._rope)
 
     def hidden(self, ids, compiled=False):
         """[batch, length] ids -> [batch * length, hidden] before the last norm."""
@@ -144,7 +143,10 @@ class Model:
     def attend(self, q, k, v):
         if q.device.type == "cpu":
             return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-        key = (q.shape[0], q.shape[2], torch.is_grad_enabled())
+        if not torch.is_grad_enabled():
+            with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+                return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        key = q.shape
         if key not in self._backends:
             self._backends[key] = self._fastest_backend(q, k, v)
         with sdpa_kernel(self._backends[key]):
@@ -154,12 +156,11 @@ class Model:
     def _fastest_backend(q, k, v):
         """Times flash and cuDNN attention at this shape; cuDNN only where it gives equal results."""
         def run(backend):
-            leaves = [t.detach().clone().requires_grad_(torch.is_grad_enabled()) for t in (q, k, v)]
+            leaves = [t.detach().clone().requires_grad_() for t in (q, k, v)]
             with sdpa_kernel(backend):
                 out = F.scaled_dot_product_attention(*leaves, is_causal=True, enable_gqa=True)
-            if torch.is_grad_enabled():
-                out.backward(q.detach())
-            return [out.detach()] + [leaf.grad for leaf in leaves if leaf.grad is not None]
+            out.backward(q.detach())
+            return [out.detach()] + [leaf.grad for leaf in leaves]
 
         times, results = {}, {}
         for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION):
@@ -180,7 +181,7 @@ class Model:
                 print(f"attention backend {backend} differs from flash: not used", flush=True)
                 del times[backend]
         best = min(times, key=times.get)
-        print(f"attention {tuple(q.shape)} grad={torch.is_grad_enabled()}: {best.name}, ms "
+        print(f"attention {tuple(q.shape)}: {best.name}, ms "
               f"{ {b.name: round(t * 1e3 / 3, 2) for b, t in times.items()} }", flush=True)
         return best
 

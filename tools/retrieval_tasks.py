@@ -141,7 +141,10 @@ class SampleMaker:
         chains = rng.integers(0, 2 if length < 1024 else 4)
         groups, questions = self._needles(rng, singles, rng.integers(2, 5, lists),
                                           rng.integers(3, CHAIN_LENGTH + 1, chains))
-        rng.shuffle(questions)
+        # Single needles outnumber the other kinds by far: let half of them step back.
+        hard = singles <= np.arange(len(questions))
+        order = np.argsort(rng.random(len(questions)) * np.where(hard, 0.5, 1.0))
+        questions = [questions[i] for i in order]
         count = 1 if rng.random() < 0.2 else int(np.clip(length // 128, 3, 16))
         return self._with_haystack(rng, length, groups, questions[:count], answer_weight)
 
@@ -200,9 +203,10 @@ class SampleMaker:
         placed.sort(key=lambda entry: entry[0])
         parts, done = [(self.vocabulary.bos, 0.0)], 0
         for place, _, needle in placed:
-            parts += [(text[done:place], 0.3), (needle, 0.3)]
+            # No loss on the haystack: its texts are few, and repeating them teaches them by heart.
+            parts += [(text[done:place], 0.0), (needle, 0.3)]
             done = place
-        parts.append((text[done:], 0.3))
+        parts.append((text[done:], 0.0))
         return self._join(parts + self._asked(questions, answer_weight))
 
     def _asked(self, questions, answer_weight):

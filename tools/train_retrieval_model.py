@@ -22,13 +22,13 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
-CORPUS_SHARES = {"austen": 0.35, "bible": 0.2, "python": 0.2, "linux": 0.25}
+CORPUS_SHARES = {"austen": 0.12, "bible": 0.10, "python": 0.25, "linux": 0.53}
 # (share of the time at which it starts, longest context)
-CURRICULUM = ((0.0, 512), (0.05, 1024), (0.11, 2048), (0.20, 4096), (0.35, 8192), (0.53, 16384),
-              (0.70, 32768))
+CURRICULUM = ((0.0, 512), (0.06, 1024), (0.11, 2048), (0.18, 4096), (0.29, 8192), (0.45, 16384),
+              (0.65, 32768))
 LEARNING_RATE, WARM_UP, DECAY_FROM = 3e-3, 200, 0.5
 STEP_TOKENS = 262144
-PLAIN_SHARE, WORDS_SHARE, TASK_SHARE = 0.12, 0.14, 0.14
+PLAIN_SHARE, WORDS_SHARE, TASK_SHARE = 0.06, 0.16, 0.16
 
 
 def prepare(args):
@@ -88,7 +88,7 @@ class Batches:
         rows = self.tokens // length
         # Answers are a smaller share of long contexts, so their weight grows there.
         answer_weight = 12.0 * max(1.0, length / 2048) ** 0.5
-        ids = np.empty((rows, length + 1), np.uint16)
+        ids = np.empty((rows, length + 1), np.int16)
         weights = np.empty((rows, length + 1), np.float16)
         for row in range(rows):
             sample = self.draw(rng, length + 1, answer_weight)
