@@ -85,7 +85,9 @@ struct FieldRules {
 // "<path> <rule>, got <value>".
 absl::Status RuleError(absl::string_view path, absl::string_view rule, absl::string_view value);
 
-// One value against the rules that apply to its type. `path` names the value in the message.
+// One value against the rules that apply to its type. `path` names the value in the message; `text`
+// is how the value is shown, "" for the double's own text (an integer need not survive the
+// conversion).
 absl::Status CheckNumber(const FieldRules& rules, absl::string_view path, double value,
                          absl::string_view text);
 absl::Status CheckBudget(const FieldRules& rules, absl::string_view path, const Budget& value);

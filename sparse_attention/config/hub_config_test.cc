@@ -92,10 +92,10 @@ TEST(HubConfig, TheFixedMaskerDisappears) {
 }
 
 TEST(HubConfig, NullAndNoMaskersAreDense) {
-  for (
-      const char* text :
-      {"null", R"({"masker_configs": []})", R"({"sparse_attention_config": null})",
-       R"({"type": "ResearchAttentionConfig", "masker_configs": [{"type": "FixedMaskerConfig"}]})"}) {
+  for (const char* text :
+       {"null", R"({"masker_configs": []})", R"({"sparse_attention_config": null})",
+        R"({"type": "ResearchAttentionConfig",
+           "masker_configs": [{"type": "FixedMaskerConfig"}]})"}) {
     EXPECT_THAT(PipelineFromJson(Parsed(text)), IsOkAndHolds(PipelineConfig())) << text;
   }
 }

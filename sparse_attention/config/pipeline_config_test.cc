@@ -39,8 +39,9 @@ std::string Error(absl::string_view text) {
 std::string Dump(const PipelineConfig& config) { return DumpJson(PipelineToJson(config)); }
 
 constexpr char kFull[] = R"({
-  "type": "efficient", "seed": 18446744073709551615, "selection": "kv_group", "group_reduce": "mean",
-  "batch_invariant": true, "name": "mixed", "description": "First layers dense.",
+  "type": "efficient", "seed": 18446744073709551615, "selection": "kv_group",
+  "group_reduce": "mean", "batch_invariant": true, "name": "mixed",
+  "description": "First layers dense.",
   "layers": [
     {"layers": "0-1", "dense": true},
     {"layers": "2-5,9", "heads": "0-7", "maskers": [{"type": "sink", "sink_size": 1.0}]},
@@ -49,7 +50,8 @@ constexpr char kFull[] = R"({
 
 TEST(PipelineConfig, OneListOfMaskers) {
   const PipelineConfig config = Pipeline(
-      R"({"type": "research", "maskers": [{"type": "sink", "sink_size": 128}, {"type": "local"}]})");
+      R"({"type": "research",
+          "maskers": [{"type": "sink", "sink_size": 128}, {"type": "local"}]})");
   EXPECT_EQ(config.type, EngineType::kResearch);
   EXPECT_EQ(config.seed, 42u);
   EXPECT_EQ(config.selection, Selection::kQueryHead);
