@@ -36,7 +36,7 @@ absl::StatusOr<std::unique_ptr<JsonlSink>> JsonlSink::Open(const std::string& pa
 }
 
 absl::Status JsonlSink::ContinueExistingFile() {
-  absl::MutexLock lock(&mutex_);
+  std::lock_guard lock(mutex_);
   struct stat info;
   if (fstat(fd_, &info) != 0) return SystemError(path_, "fstat");
   if (!S_ISREG(info.st_mode)) return absl::OkStatus();
@@ -55,7 +55,7 @@ absl::Status JsonlSink::ContinueExistingFile() {
 }
 
 JsonlSink::~JsonlSink() {
-  absl::MutexLock lock(&mutex_);
+  std::lock_guard lock(mutex_);
   const bool seen = !status_.ok() && reported_;
   const absl::Status closed = CloseLocked();
   if (!closed.ok() && !seen) {
@@ -64,7 +64,7 @@ JsonlSink::~JsonlSink() {
 }
 
 void JsonlSink::DoRecord(absl::Span<const MetricRecord> records) {
-  absl::MutexLock lock(&mutex_);
+  std::lock_guard lock(mutex_);
   if (status_.ok() && fd_ < 0) {
     status_ = absl::FailedPreconditionError(absl::StrCat(path_, ": recorded after Close"));
   }
@@ -93,7 +93,7 @@ void JsonlSink::DoRecord(absl::Span<const MetricRecord> records) {
 }
 
 absl::Status JsonlSink::Flush() {
-  absl::MutexLock lock(&mutex_);
+  std::lock_guard lock(mutex_);
   return FlushLocked();
 }
 
@@ -109,7 +109,7 @@ absl::Status JsonlSink::FlushLocked() {
 }
 
 absl::Status JsonlSink::Close() {
-  absl::MutexLock lock(&mutex_);
+  std::lock_guard lock(mutex_);
   return CloseLocked();
 }
 

@@ -11,12 +11,11 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "metric_logging/metric_sink.h"
 
 namespace sparse_attention {
@@ -47,18 +46,18 @@ class JsonlSink final : public MetricSink {
 
   void DoRecord(absl::Span<const MetricRecord> records) override;
   absl::Status ContinueExistingFile();
-  absl::Status FlushLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status CloseLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status FlushLocked();
+  absl::Status CloseLocked();
 
   const std::string path_;
   int64_t removed_tail_bytes_ = 0;
-  absl::Mutex mutex_;
-  int fd_ ABSL_GUARDED_BY(mutex_);  // -1 once closed
-  int64_t next_seq_ ABSL_GUARDED_BY(mutex_) = 0;
-  std::string buffer_ ABSL_GUARDED_BY(mutex_);   // the lines of one group; kept for its capacity
-  absl::Status status_ ABSL_GUARDED_BY(mutex_);  // the first error
-  int64_t lost_records_ ABSL_GUARDED_BY(mutex_) = 0;
-  bool reported_ ABSL_GUARDED_BY(mutex_) = true;  // the caller has seen status_ and lost_records_
+  std::mutex mutex_;  // guards what follows; the functions above named ...Locked want it held
+  int fd_;            // -1 once closed
+  int64_t next_seq_ = 0;
+  std::string buffer_;   // the lines of one group; kept for its capacity
+  absl::Status status_;  // the first error
+  int64_t lost_records_ = 0;
+  bool reported_ = true;  // the caller has seen status_ and lost_records_
 };
 
 }  // namespace sparse_attention

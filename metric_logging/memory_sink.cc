@@ -17,22 +17,22 @@ absl::Status NeverRecorded(const Metric& metric) {
 }  // namespace
 
 void MemorySink::DoRecord(absl::Span<const MetricRecord> records) {
-  absl::MutexLock lock(&mutex_);
+  std::lock_guard lock(mutex_);
   records_.insert(records_.end(), records.begin(), records.end());
 }
 
 std::vector<MetricRecord> MemorySink::records() const {
-  absl::MutexLock lock(&mutex_);
+  std::lock_guard lock(mutex_);
   return records_;
 }
 
 void MemorySink::Clear() {
-  absl::MutexLock lock(&mutex_);
+  std::lock_guard lock(mutex_);
   records_.clear();
 }
 
 std::vector<double> MemorySink::Values(const Metric& metric) const {
-  absl::MutexLock lock(&mutex_);
+  std::lock_guard lock(mutex_);
   std::vector<double> values;
   for (const MetricRecord& record : records_) {
     if (record.metric->name == metric.name) values.push_back(record.value);
@@ -65,7 +65,7 @@ absl::StatusOr<double> MemorySink::Percentile(const Metric& metric, double perce
 }
 
 absl::StatusOr<std::map<int64_t, double>> MemorySink::MeanPerLayer(const Metric& metric) const {
-  absl::MutexLock lock(&mutex_);
+  std::lock_guard lock(mutex_);
   std::map<int64_t, double> sums;
   std::map<int64_t, int64_t> counts;
   for (const MetricRecord& record : records_) {

@@ -7,11 +7,10 @@
 
 #include <cstdint>
 #include <map>
+#include <mutex>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "metric_logging/metric_sink.h"
 
 namespace sparse_attention {
@@ -38,8 +37,8 @@ class MemorySink final : public MetricSink {
  private:
   void DoRecord(absl::Span<const MetricRecord> records) override;
 
-  mutable absl::Mutex mutex_;
-  std::vector<MetricRecord> records_ ABSL_GUARDED_BY(mutex_);
+  mutable std::mutex mutex_;  // guards what follows
+  std::vector<MetricRecord> records_;
 };
 
 }  // namespace sparse_attention

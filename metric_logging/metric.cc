@@ -1,17 +1,17 @@
 #include "metric_logging/metric.h"
 
 #include <algorithm>
+#include <mutex>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
 
 namespace sparse_attention {
 namespace {
 
 struct Registry {
-  absl::Mutex mutex;
+  std::mutex mutex;
   std::vector<const Metric*> metrics = {
       &kResearchAttentionDensity,
       &kResearchAttentionOutputError,
@@ -48,13 +48,13 @@ bool IsLowerSnakeCase(absl::string_view name) {
 
 std::vector<const Metric*> AllMetrics() {
   Registry& registry = GlobalRegistry();
-  absl::MutexLock lock(&registry.mutex);
+  std::lock_guard lock(registry.mutex);
   return registry.metrics;
 }
 
 const Metric* FindMetric(absl::string_view name) {
   Registry& registry = GlobalRegistry();
-  absl::MutexLock lock(&registry.mutex);
+  std::lock_guard lock(registry.mutex);
   return Find(registry.metrics, name);
 }
 
@@ -64,7 +64,7 @@ absl::Status RegisterMetric(const Metric& metric) {
                                                    absl::CEscape(metric.name), "\""));
   }
   Registry& registry = GlobalRegistry();
-  absl::MutexLock lock(&registry.mutex);
+  std::lock_guard lock(registry.mutex);
   if (Find(registry.metrics, metric.name) != nullptr) {
     return absl::FailedPreconditionError(
         absl::StrCat("metric \"", metric.name, "\" is already registered"));
