@@ -1,5 +1,6 @@
 #include "sparse_attention/attention/attention_inputs.h"
 
+#include <ATen/Dispatch.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/matmul.h>
@@ -8,6 +9,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "sparse_attention/base/tensor_check.h"
@@ -32,6 +35,21 @@ at::Tensor GroupRows(const at::Tensor& x, int64_t kv_heads) {
 
 absl::Status Invalid(absl::string_view message) { return absl::InvalidArgumentError(message); }
 
+double LowestFinite(at::ScalarType type) {
+  return AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, type, "LowestFinite", [] {
+    return static_cast<double>(std::numeric_limits<scalar_t>::lowest());
+  });
+}
+
+absl::Status CheckDevice(const at::Tensor& tensor, const at::Tensor& q, absl::string_view name) {
+  if (tensor.device() == q.device()) return absl::OkStatus();
+  return Invalid(absl::StrCat(name, " must be on the device of q, ", q.device().str(), ", got ",
+                              DescribeTensor(tensor)));
+}
+
+// Random draws are addressed by 32-bit positions.
+constexpr int64_t kMostPositions = int64_t{1} << 32;
+
 absl::Status ValidateOptions(const AttentionInputs& in) {
   if (in.scale.has_value() && !(std::isfinite(*in.scale) && *in.scale != 0)) {
     return Invalid(absl::StrCat("scale must be finite and not 0, got ", *in.scale));
@@ -43,9 +61,11 @@ absl::Status ValidateOptions(const AttentionInputs& in) {
     return Invalid(absl::StrCat("sliding_window must be >= 1, got ", *in.sliding_window));
   }
   if (in.layer < 0) return Invalid(absl::StrCat("layer must be >= 0, got ", in.layer));
-  if (in.first_query_position.has_value() && *in.first_query_position < 0) {
+  if (const auto first = in.first_query_position;
+      first.has_value() && (*first < 0 || *first > kMostPositions - in.queries())) {
     return Invalid(
-        absl::StrCat("first_query_position must be >= 0, got ", *in.first_query_position));
+        absl::StrCat("first_query_position must be >= 0 and all positions below 2^32, got ", *first,
+                     " and ", in.queries(), " queries"));
   }
   if (!in.first_query_position.has_value() && in.queries() > in.keys() &&
       (in.causal || in.sliding_window.has_value())) {
@@ -55,11 +75,13 @@ absl::Status ValidateOptions(const AttentionInputs& in) {
   if (in.sink_logits.has_value()) {
     SA_RETURN_IF_ERROR(CheckShape(*in.sink_logits, {in.query_heads()}, "sink_logits"));
     SA_RETURN_IF_ERROR(CheckFloating(*in.sink_logits, "sink_logits"));
+    SA_RETURN_IF_ERROR(CheckDevice(*in.sink_logits, in.q, "sink_logits"));
   }
   if (in.bias.has_value()) {
     const at::Tensor& bias = *in.bias;
     SA_RETURN_IF_ERROR(CheckRank(bias, 4, "bias"));
     SA_RETURN_IF_ERROR(CheckFloating(bias, "bias"));
+    SA_RETURN_IF_ERROR(CheckDevice(bias, in.q, "bias"));
     const bool fits = (bias.size(0) == 1 || bias.size(0) == in.batch()) &&
                       (bias.size(1) == 1 || bias.size(1) == in.query_heads()) &&
                       bias.size(2) == in.queries() && bias.size(3) >= in.keys();
@@ -68,6 +90,11 @@ absl::Status ValidateOptions(const AttentionInputs& in) {
                                   " or 1, ", in.queries(), ", >= ", in.keys(), "], got ",
                                   DescribeTensor(bias)));
     }
+  }
+  if (in.memo != nullptr && in.memo->logits.defined()) {
+    const MaskShape s = in.mask_shape();
+    SA_RETURN_IF_ERROR(CheckShape(in.memo->logits, {s.batch, s.heads, s.queries, s.keys},
+                                  "memo of these inputs: logits"));
   }
   return absl::OkStatus();
 }
@@ -82,7 +109,11 @@ absl::Status ValidateInputs(const AttentionInputs& in) {
   SA_RETURN_IF_ERROR(CheckRank(in.q, 4, "q"));
   SA_RETURN_IF_ERROR(CheckRank(in.k, 4, "k"));
   SA_RETURN_IF_ERROR(CheckRank(in.v, 4, "v"));
-  SA_RETURN_IF_ERROR(CheckFloating(in.q, "q"));
+  if (in.q.scalar_type() != at::kFloat && in.q.scalar_type() != at::kHalf &&
+      in.q.scalar_type() != at::kBFloat16) {
+    return Invalid(
+        absl::StrCat("q must be float32, float16 or bfloat16, got ", DescribeTensor(in.q)));
+  }
   SA_RETURN_IF_ERROR(CheckShape(in.k, {in.batch(), -1, -1, in.dim()}, "k"));
   SA_RETURN_IF_ERROR(CheckShape(in.v, {in.batch(), in.kv_heads(), in.keys(), -1}, "v"));
   for (const auto& [tensor, name] : {std::pair{in.k, "k"}, std::pair{in.v, "v"}}) {
@@ -117,12 +148,8 @@ std::optional<at::Tensor> VisibleKeys(const AttentionInputs& in) {
   }
   if (in.bias.has_value()) {
     const at::Tensor bias = in.bias->narrow(3, 0, in.keys());
-    double lowest = std::numeric_limits<float>::lowest();
-    if (bias.scalar_type() == at::kHalf) lowest = -65504;
-    if (bias.scalar_type() == at::kBFloat16) lowest = -3.3895313892515355e38;
-    if (bias.scalar_type() == at::kDouble) lowest = std::numeric_limits<double>::lowest();
     // Not `gt`: a NaN bias is visible, so that it reaches the output.
-    restrict_to(bias.le(lowest / 2).logical_not());
+    restrict_to(bias.le(LowestFinite(bias.scalar_type()) / 2).logical_not());
   }
   return visible;
 }

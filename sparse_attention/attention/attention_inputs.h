@@ -37,17 +37,20 @@ struct AttentionInputs {
   at::Tensor k;  // [batch, KV heads, keys, dim], the type of q
   at::Tensor v;  // [batch, KV heads, keys, value dim], the type of q
 
-  std::optional<at::Tensor> bias;  // [batch or 1, query heads or 1, queries, >= keys], additive
-  std::optional<double> scale;     // default 1 / sqrt(dim); not 0
-  std::optional<double> softcap;   // > 0
-  std::optional<int64_t> sliding_window;  // >= 1 keys, the query's own position included
-  std::optional<at::Tensor>
-      sink_logits;  // [query heads], learned; they add mass to the denominator only
+  // [batch or 1, query heads or 1, queries, >= keys], additive; float16, bfloat16, float32, float64
+  std::optional<at::Tensor> bias = std::nullopt;
+  std::optional<double> scale = std::nullopt;    // default 1 / sqrt(dim); not 0
+  std::optional<double> softcap = std::nullopt;  // > 0
+  // >= 1 keys, the query's own position included
+  std::optional<int64_t> sliding_window = std::nullopt;
+  // [query heads], learned; they add mass to the denominator only
+  std::optional<at::Tensor> sink_logits = std::nullopt;
   bool causal = false;
 
   int64_t layer = 0;
-  // Absolute position of the first query; absent: the queries are the last of the keys.
-  std::optional<int64_t> first_query_position;
+  // Absolute position of the first query; absent: the queries are the last of the keys. All
+  // positions are in [0, 2^32).
+  std::optional<int64_t> first_query_position = std::nullopt;
 
   std::shared_ptr<LogitsMemo> memo = nullptr;
 

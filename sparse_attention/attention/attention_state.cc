@@ -32,6 +32,9 @@ AttentionState EmptyState(at::IntArrayRef out_shape, at::Device device) {
 }
 
 absl::StatusOr<AttentionState> Merge(const AttentionState& a, const AttentionState& b) {
+  SA_RETURN_IF_ERROR(CheckRank(a.out, 4, "the first state's out"));
+  SA_RETURN_IF_ERROR(
+      CheckShape(a.lse, {a.out.size(0), a.out.size(1), a.out.size(2)}, "the first state's lse"));
   SA_RETURN_IF_ERROR(CheckShape(b.out, a.out.sizes().vec(), "the second state's out"));
   SA_RETURN_IF_ERROR(CheckShape(b.lse, a.lse.sizes().vec(), "the second state's lse"));
   return CatchTorch([&]() -> absl::StatusOr<AttentionState> {
@@ -42,11 +45,11 @@ absl::StatusOr<AttentionState> Merge(const AttentionState& a, const AttentionSta
     // Empty on both sides: the total is 0 and so must be the output. NaN passes through.
     const at::Tensor divisor = at::where(total.eq(0), 1.0, total).unsqueeze(-1);
     // A side without keys is left out rather than multiplied by 0, so that no NaN in it can leak.
-    const auto part = [](const at::Tensor& share, const at::Tensor& out) {
-      const at::Tensor wide = share.unsqueeze(-1);
-      return at::where(wide.eq(0), 0.0, wide.mul(out));
+    const auto part = [](const AttentionState& state, const at::Tensor& share) {
+      return state.out.mul(share.unsqueeze(-1))
+          .masked_fill_(state.lse.eq(-kInfinity).unsqueeze(-1), 0);
     };
-    const at::Tensor out = part(share_a, a.out).add_(part(share_b, b.out)).div_(divisor);
+    const at::Tensor out = part(a, share_a).add_(part(b, share_b)).div_(divisor);
     const at::Tensor lse = at::where(top.isinf(), top, top.add(total.log()));
     return AttentionState{out, lse};
   });

@@ -28,8 +28,10 @@ using Base2AttentionState = BasicAttentionState<LogBase::k2>;
 AttentionState EmptyState(at::IntArrayRef out_shape, at::Device device = at::kCPU);
 
 // The state over the union of two disjoint sets of keys. Associative and commutative up to
-// rounding. A row whose lse is NaN on either side is NaN; an lse of +inf (an infinite logit) wins,
-// and two such rows are averaged. InvalidArgument: shapes differ.
+// rounding. A row whose lse is NaN on either side is NaN, and a NaN output is passed on however
+// small its side's share. An lse of +inf (an infinite logit) wins; two such rows are averaged,
+// which is associative only where each stands for as many infinite logits. InvalidArgument: out has
+// not 4 dimensions, or shapes differ.
 absl::StatusOr<AttentionState> Merge(const AttentionState& a, const AttentionState& b);
 
 AttentionState ToBaseE(const Base2AttentionState& state);

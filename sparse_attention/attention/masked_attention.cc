@@ -1,10 +1,9 @@
 #include "sparse_attention/attention/masked_attention.h"
 
+#include <ATen/ops/full.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/maximum.h>
-#include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/where.h>
-#include <ATen/ops/zeros.h>
 
 #include <limits>
 
@@ -17,25 +16,26 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-struct Weighted {
-  at::Tensor exponentials;  // e_j / exp(top), [batch, heads, queries, keys]
-  at::Tensor sum;           // [batch, heads, queries, 1], sink included
-  at::Tensor lse;           // [batch, heads, queries]
+struct Softmax {
+  at::Tensor probabilities;  // float32 [batch, heads, queries, keys]; 0 where not selected
+  at::Tensor lse;            // [batch, heads, queries]
 };
 
-Weighted WeightedExponentials(const AttentionInputs& in, const Mask& mask) {
-  at::Tensor logits = ComputeLogits(in);
-  at::Tensor weights;
-  if (mask.is_empty()) {
-    logits = at::zeros(logits.sizes(), logits.options()).fill_(-kInfinity);
-  } else if (!mask.is_full()) {
+// Besides the logits and the mask's weights, one array of their size is made and then changed in
+// place: at 131,072 keys and 32 heads each of them is 16 MB.
+Softmax WeightedSoftmax(const AttentionInputs& in, const Mask& mask) {
+  const at::Tensor logits = ComputeLogits(in);
+  at::Tensor e, weights, unselected;
+  if (mask.is_full()) {
+    e = logits.clone();
+  } else {
     weights = mask.is_dense() ? mask.dense_weights() : mask.ToDense();
-    logits = logits.masked_fill(weights.eq(0), -kInfinity);
+    unselected = weights.eq(0);
+    e = logits.masked_fill(unselected, -kInfinity);
   }
-  at::Tensor top =
-      in.keys() == 0 ? at::zeros({in.batch(), in.query_heads(), in.queries(), 1}, logits.options())
-                           .fill_(-kInfinity)
-                     : logits.amax(-1, /*keepdim=*/true);
+  at::Tensor top = in.keys() == 0 ? at::full({in.batch(), in.query_heads(), in.queries(), 1},
+                                             -kInfinity, logits.options())
+                                  : e.amax(-1, /*keepdim=*/true);
   at::Tensor sink;
   if (in.sink_logits.has_value()) {
     sink = in.sink_logits->to(at::kFloat).view({1, in.query_heads(), 1, 1});
@@ -44,32 +44,36 @@ Weighted WeightedExponentials(const AttentionInputs& in, const Mask& mask) {
   // exp(x - top) with an infinite top is NaN: a row without keys subtracts 0 instead, a row with an
   // infinite logit counts its infinite keys.
   const at::Tensor infinite = top.eq(kInfinity);
-  at::Tensor e = logits.sub(at::where(top.isinf(), 0.0, top)).exp_();
-  if (infinite.any().item<bool>()) {
-    e = at::where(infinite, logits.eq(kInfinity).to(at::kFloat), e);
-  }
-  if (weights.defined()) e = e.div_(at::where(weights.gt(0), weights, 1.0));
+  const at::Tensor shift = top.masked_fill(top.isinf(), 0);
+  const auto exponentials = [&](at::Tensor x) {
+    const at::Tensor counted = x.eq(kInfinity).logical_and_(infinite);
+    return x.sub_(shift).exp_().masked_fill_(infinite, 0).masked_fill_(counted, 1);
+  };
+  e = exponentials(e);
+  if (weights.defined()) e.div_(weights).masked_fill_(unselected, 0);
   at::Tensor sum = e.sum(-1, /*keepdim=*/true);
-  if (sink.defined()) {
-    sum = sum.add(at::where(infinite, sink.eq(kInfinity).to(at::kFloat),
-                            sink.sub(at::where(top.isinf(), 0.0, top)).exp_()));
-  }
+  if (sink.defined()) sum.add_(exponentials(sink.expand_as(top).clone()));
   const at::Tensor lse = at::where(top.isinf(), top, top.add(sum.log()));
-  return {e, sum, lse.squeeze(-1)};
+  // Normalised before the product with V: a row with one key then multiplies its value by exactly
+  // 1. The sum is 0 for a row without keys alone.
+  return {e.div_(sum.masked_fill(sum.eq(0), 1)), lse.squeeze(-1)};
 }
 
 // A product with 0 cannot hide a NaN or an infinity that an unselected value holds, so rows that
 // came out not finite are summed again over their selected keys alone.
-void RepairRows(const AttentionInputs& in, const at::Tensor& probabilities, at::Tensor& out) {
-  const at::Tensor bad = out.isfinite().all(-1).logical_not().nonzero();
+void RepairRows(const AttentionInputs& in, const Mask& mask, const at::Tensor& probabilities,
+                at::Tensor& out) {
+  at::Tensor selected = mask.ToActive();
+  if (const auto visible = VisibleKeys(in)) selected.logical_and_(*visible);
+  const at::Tensor bad = out.isfinite().all(-1).logical_not_().nonzero();
   for (int64_t i = 0; i < bad.size(0); ++i) {
     const int64_t b = bad[i][0].item<int64_t>();
     const int64_t h = bad[i][1].item<int64_t>();
     const int64_t n = bad[i][2].item<int64_t>();
-    const at::Tensor p = probabilities[b][h][n];
-    const at::Tensor selected = p.ne(0).nonzero().squeeze(1);
-    const at::Tensor v = in.v[b][h / in.group_size()].index_select(0, selected).to(at::kFloat);
-    out[b][h][n].copy_(p.index_select(0, selected).unsqueeze(1).mul(v).sum(0));
+    const at::Tensor keys = selected[b][h][n].nonzero().squeeze(1);
+    const at::Tensor p = probabilities[b][h][n].index_select(0, keys);
+    const at::Tensor v = in.v[b][h / in.group_size()].index_select(0, keys).to(at::kFloat);
+    out[b][h][n].copy_(p.unsqueeze(1).mul(v).sum(0));
   }
 }
 
@@ -88,13 +92,10 @@ absl::StatusOr<AttentionState> MaskedAttention(const AttentionInputs& in, const 
   return CatchTorch([&]() -> absl::StatusOr<AttentionState> {
     SA_RETURN_IF_ERROR(ValidateInputs(in));
     SA_RETURN_IF_ERROR(CheckMask(in, mask));
-    const Weighted weighted = WeightedExponentials(in, mask);
-    // Normalised before the product: a row with one key then multiplies its value by exactly 1.
-    const at::Tensor probabilities =
-        weighted.exponentials.div(at::where(weighted.sum.eq(0), 1.0, weighted.sum));
-    at::Tensor out = WeightedValues(in, probabilities);
-    if (!out.isfinite().all().item<bool>()) RepairRows(in, probabilities, out);
-    return AttentionState{out, weighted.lse};
+    const Softmax softmax = WeightedSoftmax(in, mask);
+    at::Tensor out = WeightedValues(in, softmax.probabilities);
+    if (!out.isfinite().all().item<bool>()) RepairRows(in, mask, softmax.probabilities, out);
+    return AttentionState{out, softmax.lse};
   });
 }
 
@@ -107,8 +108,7 @@ absl::StatusOr<at::Tensor> MaskedAttentionWeights(const AttentionInputs& in, con
   return CatchTorch([&]() -> absl::StatusOr<at::Tensor> {
     SA_RETURN_IF_ERROR(ValidateInputs(in));
     SA_RETURN_IF_ERROR(CheckMask(in, mask));
-    const Weighted weighted = WeightedExponentials(in, mask);
-    return weighted.exponentials.div(at::where(weighted.sum.eq(0), 1.0, weighted.sum));
+    return WeightedSoftmax(in, mask).probabilities;
   });
 }
 
@@ -116,10 +116,13 @@ absl::StatusOr<at::Tensor> RelativeOutputError(const at::Tensor& out, const at::
   SA_RETURN_IF_ERROR(CheckRank(dense, 4, "dense"));
   SA_RETURN_IF_ERROR(CheckShape(out, dense.sizes().vec(), "out"));
   return CatchTorch([&]() -> absl::StatusOr<at::Tensor> {
+    // In float64, where no square overflows or vanishes.
+    const at::Tensor wide = dense.to(at::kDouble);
+    constexpr int64_t kChannels[] = {-1};
     const at::Tensor difference =
-        at::linalg_vector_norm(out.to(at::kFloat).sub(dense), 2, at::IntArrayRef{-1});
-    const at::Tensor norm = at::linalg_vector_norm(dense.to(at::kFloat), 2, at::IntArrayRef{-1});
-    return at::where(difference.eq(0), 0.0, difference.div(norm));
+        at::linalg_vector_norm(out.to(at::kDouble).sub(wide), 2, kChannels);
+    const at::Tensor error = difference.div(at::linalg_vector_norm(wide, 2, kChannels));
+    return error.masked_fill_(difference.eq(0), 0).to(at::kFloat);
   });
 }
 

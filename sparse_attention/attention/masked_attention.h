@@ -15,9 +15,9 @@ namespace sparse_attention {
 
 // In C++ a mask is taken at its word: an Empty mask selects nothing. Edge contract, a row each:
 //   no visible selected key   out 0, lse -inf (with a sink: lse is the sink)
-//   one                       its value bit for bit, lse is its logit
+//   one                       its value bit for bit (a -0 may become 0), lse is its logit
 //   a logit of +inf           that key's value, ties averaged, lse +inf
-//   NaN in a selected key     NaN in that row only
+//   NaN in a selected key     NaN in that row only, however small its weight
 //   NaN or infinity in an unselected or invisible key: no effect
 // InvalidArgument: ValidateInputs fails, or the mask has another shape or device.
 absl::StatusOr<AttentionState> MaskedAttention(const AttentionInputs& inputs, const Mask& mask);

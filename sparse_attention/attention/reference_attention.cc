@@ -1,11 +1,14 @@
 #include "sparse_attention/attention/reference_attention.h"
 
 #include <ATen/ops/zeros.h>
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
 
 #include <cmath>
 #include <limits>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "sparse_attention/base/torch_status.h"
 
 namespace sparse_attention {
@@ -15,16 +18,16 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 at::Tensor Doubles(const at::Tensor& x) { return x.to(at::kDouble).contiguous(); }
 
-double LowestOf(at::ScalarType type) {
+double LowestFinite(at::ScalarType type) {
   switch (type) {
     case at::kHalf:
-      return -65504;
+      return std::numeric_limits<c10::Half>::lowest();
     case at::kBFloat16:
-      return -3.3895313892515355e38;
-    case at::kDouble:
-      return std::numeric_limits<double>::lowest();
-    default:
+      return std::numeric_limits<c10::BFloat16>::lowest();
+    case at::kFloat:
       return std::numeric_limits<float>::lowest();
+    default:
+      return std::numeric_limits<double>::lowest();
   }
 }
 
@@ -33,8 +36,9 @@ double LowestOf(at::ScalarType type) {
 absl::StatusOr<ReferenceState> ReferenceAttention(const AttentionInputs& in, const Mask& mask) {
   SA_RETURN_IF_ERROR(ValidateInputs(in));
   if (mask.shape() != in.mask_shape() || !in.q.is_cpu()) {
-    return absl::InvalidArgumentError(
-        "ReferenceAttention needs CPU tensors and a mask of their shape");
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the reference needs tensors on cpu and a mask of shape ", ToString(in.mask_shape()),
+        ", got q on ", in.q.device().str(), " and ", mask.ToString()));
   }
   return CatchTorch([&]() -> absl::StatusOr<ReferenceState> {
     const int64_t heads = in.query_heads(), queries = in.queries(), keys = in.keys();
@@ -42,7 +46,9 @@ absl::StatusOr<ReferenceState> ReferenceAttention(const AttentionInputs& in, con
     const at::Tensor q = Doubles(in.q), k = Doubles(in.k), v = Doubles(in.v);
     const at::Tensor weights = Doubles(mask.ToDense());
     at::Tensor bias;
+    double lowest = 0;
     if (in.bias.has_value()) {
+      lowest = LowestFinite(in.bias->scalar_type());
       bias = Doubles(in.bias->narrow(3, 0, keys).expand({in.batch(), heads, queries, keys}));
     }
     at::Tensor sinks;
@@ -69,7 +75,7 @@ absl::StatusOr<ReferenceState> ReferenceAttention(const AttentionInputs& in, con
         if (in.softcap.has_value()) x = *in.softcap * std::tanh(x / *in.softcap);
         if (bias.defined()) {
           const double added = bias.const_data_ptr<double>()[row * keys + j];
-          if (added <= LowestOf(in.bias->scalar_type()) / 2) continue;
+          if (added <= lowest / 2) continue;
           x += added;
         }
         selected.push_back(j);
@@ -87,7 +93,6 @@ absl::StatusOr<ReferenceState> ReferenceAttention(const AttentionInputs& in, con
         const double e =
             share(logits[s]) / weights.const_data_ptr<double>()[row * keys + selected[s]];
         sum += e;
-        if (e == 0) continue;
         for (int64_t c = 0; c < value_dim; ++c) {
           out[c] += e * v.const_data_ptr<double>()[(kv * keys + selected[s]) * value_dim + c];
         }
