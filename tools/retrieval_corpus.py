@@ -37,7 +37,8 @@ def read_austen(folder):
     # The index lists (offset, length) integer pairs first, then the names in the same order.
     pairs = [struct.unpack(">ii", m.group(1))
              for m in re.finditer(rb"\x00\x00\x00\x0d\x00\x00\x00\x02(.{8})", index, re.S)]
-    names = [m.group(1).decode() for m in re.finditer(rb"\x00\x04\x00\x09\x00\x00\x00.([a-z]+)", index, re.S)]
+    names = [m.group(1).decode()
+             for m in re.finditer(rb"\x00\x04\x00\x09\x00\x00\x00.([a-z]+)", index, re.S)]
     names = [name for name in names if name != "names"][: len(pairs)]
     return {name: _r_strings(zlib.decompress(database[offset + 4:offset + length]))
             for name, (offset, length) in zip(names, pairs)}
@@ -71,9 +72,9 @@ def clean_novel(lines):
 def read_bible(folder):
     """The King James text, one verse a line, references removed."""
     folder = pathlib.Path(folder)
-    raw = subprocess.run([folder / "bible-kjv/usr/bin/bible", "-p", f"{folder}/bible-kjv-text/usr/lib/",
-                          "-f", "-l20000", "gen1:1-rev22:21"], check=True, capture_output=True,
-                         text=True, encoding="latin-1").stdout
+    command = [folder / "bible-kjv/usr/bin/bible", "-p", f"{folder}/bible-kjv-text/usr/lib/", "-f",
+               "-l20000", "gen1:1-rev22:21"]
+    raw = subprocess.run(command, check=True, capture_output=True, encoding="latin-1").stdout
     verses = []
     for line in raw.splitlines():
         match = re.match(r"\w+?\d+:\d+ (\S.*)", line)
@@ -101,9 +102,10 @@ def load_corpora(folder):
     """Returns ({name: [document, ...]}, held-out text)."""
     novels = {name: clean_novel(lines) for name, lines in read_austen(folder).items()}
     held_out = novels.pop(HELD_OUT_NOVEL)
+    manuals = "{0}/usr/share/doc/{1}/html/_sources/**/*.txt*"
     return {
         "austen": list(novels.values()),
         "bible": [read_bible(folder)],
-        "python": read_rst(folder, "python3.11-doc/usr/share/doc/python3.11/html/_sources/**/*.txt*"),
-        "linux": read_rst(folder, "linux-doc-6.1/usr/share/doc/linux-doc-6.1/html/_sources/**/*.txt*"),
+        "python": read_rst(folder, manuals.format("python3.11-doc", "python3.11")),
+        "linux": read_rst(folder, manuals.format("linux-doc-6.1", "linux-doc-6.1")),
     }, held_out

@@ -1,7 +1,7 @@
 """The shipped model in PyTorch: a small Llama, written for fast training at many context lengths.
 
 Parameters carry the names of the Hugging Face checkpoint. Tokens of a batch are kept as one row of
-fixed length, and only attention sees [batch, length]: so one compilation serves every context length.
+fixed length, and only attention sees [batch, length]: one compilation serves every context length.
 """
 
 import json
@@ -119,21 +119,24 @@ class Model:
         p = self.params
         x = F.embedding(ids.reshape(-1), p["model.embed_tokens.weight"])
         for layer in range(LAYERS):
-            n = f"model.layers.{layer}."
-            q, k, v = before(x, cos, sin, *(p[n + name] for name in (
-                "input_layernorm.weight", "self_attn.q_proj.weight", "self_attn.k_proj.weight",
-                "self_attn.v_proj.weight")))
+            def weights(*names):
+                return [p[f"model.layers.{layer}.{name}.weight"] for name in names]
+
+            q, k, v = before(x, cos, sin, *weights(
+                "input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"))
             attended = self.attend(*(t.view(batch, length, -1, HEAD_DIM).transpose(1, 2)
                                      for t in (q, k, v)))
-            x = after(x, attended.transpose(1, 2).reshape(batch * length, -1), *(p[n + name] for name in (
-                "self_attn.o_proj.weight", "post_attention_layernorm.weight", "mlp.gate_proj.weight",
-                "mlp.up_proj.weight", "mlp.down_proj.weight")))
+            attended = attended.transpose(1, 2).reshape(batch * length, -1)
+            x = after(x, attended, *weights(
+                "self_attn.o_proj", "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj",
+                "mlp.down_proj"))
         return x
 
     def loss(self, ids, targets, weights):
-        head = self._compiled[2]
-        return head(self.hidden(ids, compiled=True), self.params["model.norm.weight"],
-                    self.params["model.embed_tokens.weight"], targets.reshape(-1), weights.reshape(-1))
+        p = self.params
+        return self._compiled[2](
+            self.hidden(ids, compiled=True), p["model.norm.weight"], p["model.embed_tokens.weight"],
+            targets.reshape(-1), weights.reshape(-1))
 
     def logits(self, hidden_rows):
         p = self.params
@@ -154,7 +157,7 @@ class Model:
 
     @staticmethod
     def _fastest_backend(q, k, v):
-        """Times flash and cuDNN attention at this shape; cuDNN only where it gives equal results."""
+        """Times flash and cuDNN attention at this shape; cuDNN only where results are equal."""
         def run(backend):
             leaves = [t.detach().clone().requires_grad_() for t in (q, k, v)]
             with sdpa_kernel(backend):
@@ -193,6 +196,7 @@ def save_checkpoint(params, folder):
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {n: p.detach().to("cpu", torch.bfloat16).contiguous() for n, p in params.items()}
     save_file(tensors, folder / "model.safetensors.part", metadata={"format": "pt"})
+    (folder / "model.safetensors.part").chmod(0o644)
     (folder / "model.safetensors.part").rename(folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
     generation = {"bos_token_id": 0, "eos_token_id": [1], "do_sample": False, "max_new_tokens": 48}

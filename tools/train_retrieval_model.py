@@ -2,7 +2,7 @@
 """Trains models/retrieval-6m, the small retrieval model that ships.
 
   train_retrieval_model.py prepare --work W       Debian packages -> texts, tokenizer, token arrays
-  torchrun --nproc-per-node G train_retrieval_model.py train --work W --out O --seconds 1100
+  torchrun --nproc-per-node G train_retrieval_model.py train --work W --out O
   train_retrieval_model.py check --work W --out O [--samples 128] [--contexts 4096,8192]
 
 `prepare` needs apt-get, numpy and tokenizers; `train` needs torch, safetensors and a GPU (a CPU does
@@ -282,7 +282,7 @@ def main():
     parser.add_argument("--work", required=True, help="folder of tokenizer.json and tokens.npz")
     parser.add_argument("--packages", default="/tmp/retrieval_packages", help="unpacked Debian packages")
     parser.add_argument("--out", help="folder of the checkpoint")
-    parser.add_argument("--seconds", type=float, default=1100.0, help="training time, start included")
+    parser.add_argument("--seconds", type=float, default=960.0, help="training time, start included")
     parser.add_argument("--steps", type=int, default=0, help="stop after this many steps")
     parser.add_argument("--start", type=float, default=0.0, help="progress at which to start")
     parser.add_argument("--resume", help="folder of a checkpoint to start from")
