@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <iterator>
+#include <vector>
 
 #include "sparse_attention/base/status.h"
 
@@ -117,8 +118,47 @@ bool IsNormalizationInert(char32_t c) {
          (c >= 0x1F000 && c <= 0x1FAFF);
 }
 
+// `text` with its combining marks in canonical order.
+std::string OrderMarks(absl::string_view text) {
+  struct Mark {
+    int combining_class;
+    absl::string_view text;
+  };
+  std::string ordered;
+  std::vector<Mark> marks;
+  const auto append_marks = [&] {
+    std::stable_sort(marks.begin(), marks.end(), [](const Mark& a, const Mark& b) {
+      return a.combining_class < b.combining_class;
+    });
+    for (const Mark& mark : marks) ordered.append(mark.text.data(), mark.text.size());
+    marks.clear();
+  };
+  for (size_t i = 0; i < text.size();) {
+    const Utf8Unit unit = DecodeUtf8(text.substr(i));
+    const absl::string_view character = text.substr(i, unit.length);
+    const int combining_class =
+        utf8proc_get_property(static_cast<utf8proc_int32_t>(unit.code_point))->combining_class;
+    if (combining_class == 0) {
+      append_marks();
+      ordered.append(character.data(), character.size());
+    } else {
+      marks.push_back({combining_class, character});
+    }
+    i += unit.length;
+  }
+  append_marks();
+  return ordered;
+}
+
 void AppendNfc(absl::string_view text, std::string& out) {
   if (text.empty()) return;
+  // utf8proc orders marks by insertion: a hostile text of a million marks would take it hours.
+  constexpr size_t kLong = 1024;
+  std::string ordered;
+  if (text.size() > kLong) {
+    ordered = OrderMarks(text);
+    text = ordered;
+  }
   utf8proc_uint8_t* normalized = nullptr;
   const utf8proc_ssize_t length =
       utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()), text.size(), &normalized,

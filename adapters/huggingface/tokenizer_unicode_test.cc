@@ -119,6 +119,15 @@ TEST(Unicode, NormalizesToFormC) {
   }
 }
 
+// A million marks in the wrong order take no more than moments.
+TEST(Unicode, OrdersManyMarks) {
+  std::string text = "a", first, second;
+  for (int i = 0; i < 500000; ++i) text += "\u0307\u0323";
+  for (int i = 0; i < 500000; ++i) first += "\u0323", second += "\u0307";
+  // The first dot below composes, then a dot above does.
+  EXPECT_EQ(NormalizeNfc(text), "ạ" + first.substr(2) + second);
+}
+
 // Unicode 9 knows neither mark, so neither moves nor composes.
 TEST(Unicode, LeavesMarksOfLaterVersionsAlone) {
   EXPECT_EQ(NormalizeNfc("a\u0301\U0001E4EC"), std::optional<std::string>("á\U0001E4EC"));
