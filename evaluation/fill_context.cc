@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "sparse_attention/base/status.h"
 
@@ -46,6 +47,19 @@ absl::StatusOr<absl::string_view> CutSentence(absl::string_view sentence, int64_
   return fitting;
 }
 
+// The sentences after which a needle may stand: those that a blank follows, since a needle before a
+// newline would end a paragraph. All, if there is no such sentence.
+std::vector<size_t> PlacesForNeedles(const std::vector<absl::string_view>& sentences,
+                                     absl::string_view cut) {
+  std::vector<size_t> places, all;
+  for (size_t i = 0; i < sentences.size(); ++i) {
+    const absl::string_view following = i + 1 < sentences.size() ? sentences[i + 1] : cut;
+    if (absl::StartsWith(following, " ")) places.push_back(i);
+    all.push_back(i);
+  }
+  return places.empty() ? all : places;
+}
+
 absl::StatusOr<std::string> Assemble(const Haystack& haystack, int64_t start, int64_t filler,
                                      const std::vector<Placed>& placed,
                                      const TokenCounter& count_tokens) {
@@ -66,11 +80,13 @@ absl::StatusOr<std::string> Assemble(const Haystack& haystack, int64_t start, in
     sentences.push_back(sentence);
     used += count;
   }
+  const std::vector<size_t> places = PlacesForNeedles(sentences, cut);
   std::string text;
   auto next = placed.begin();
   for (size_t i = 0; i < sentences.size(); ++i) {
     absl::StrAppend(&text, sentences[i]);
-    for (; next != placed.end() && next->depth * sentences.size() < i + 1; ++next) {
+    for (; next != placed.end() && places[static_cast<size_t>(next->depth * places.size())] == i;
+         ++next) {
       absl::StrAppend(&text, next->needle);
     }
   }

@@ -21,9 +21,10 @@ using TokenCounter = std::function<absl::StatusOr<int64_t>(absl::string_view)>;
 using NeedleGroup = std::vector<std::string>;
 
 // Sentences of `haystack` from a random one on, the last one cut after a word, and every needle
-// between two of the whole sentences: at most `token_budget` tokens by `count_tokens`, and at least
-// 98 % of it for budgets from 1,024 on. Without needles it is a passage of running text.
-// INVALID_ARGUMENT if the budget leaves less than 64 tokens beside the needles.
+// between two of the whole sentences of a paragraph: at most `token_budget` tokens by
+// `count_tokens`, and at least 98 % of it for budgets from 1,024 on. Without needles it is a
+// passage of running text. INVALID_ARGUMENT if the budget leaves less than 64 tokens beside the
+// needles.
 absl::StatusOr<std::string> FillContext(const Haystack& haystack,
                                         const std::vector<NeedleGroup>& groups,
                                         int64_t token_budget, const TokenCounter& count_tokens,

@@ -79,6 +79,18 @@ TEST(FillContextTest, NeedlesStandBetweenSentencesInTheOrderOfTheirGroup) {
   }
 }
 
+TEST(FillContextTest, NeedlesStandInsideParagraphs) {
+  std::string text;
+  for (int i = 0; i < 200; ++i) absl::StrAppend(&text, "Sentence one. Two of them.\n");
+  const Haystack haystack = *Haystack::FromText(text);
+  for (int seed = 0; seed < 50; ++seed) {
+    PhiloxStream random = Stream(seed);
+    SA_ASSERT_OK_AND_ASSIGN(const std::string context,
+                            FillContext(haystack, {{" needle."}}, 200, CountWords, random));
+    EXPECT_THAT(context, HasSubstr("one. needle. Two"));
+  }
+}
+
 TEST(FillContextTest, ReachesEveryDepth) {
   const Haystack haystack = NumberedHaystack();
   std::vector<int> tenths(10);
