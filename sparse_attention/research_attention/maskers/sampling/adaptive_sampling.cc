@@ -110,43 +110,73 @@ class StepReader {
                   const std::vector<int64_t>& keys, const std::vector<double>& x,
                   double denominator, RowStatistics* statistics) const {
     const int64_t dim = in_.value_dim();
-    const double count = static_cast<double>(keys.size());
+    const int64_t count = static_cast<int64_t>(keys.size());
+    const double n = static_cast<double>(count);
     const double population = static_cast<double>(row.candidates.size());
-    const at::Tensor positions =
-        at::tensor(keys, at::TensorOptions().dtype(at::kLong)).to(in_.v.device());
-    const at::Tensor v = in_.v.select(0, row.batch)
-                             .select(0, head / in_.group_size())
-                             .index_select(0, positions)
-                             .to(at::kCPU, at::kDouble);
-    const at::Tensor weights = at::tensor(x, at::TensorOptions().dtype(at::kDouble)).unsqueeze(1);
-    const at::Tensor certain = certain_values_.view({-1, dim}).select(0, index).to(at::kDouble);
-    const at::Tensor output =
-        weights.mul(v).sum(0).mul(population / count).add(certain).div(denominator);
-    at::Tensor residuals = weights.mul(v.sub(output));
-    residuals = residuals.sub(residuals.mean(0, /*keepdim=*/true));
-    const at::Tensor covariance = residuals.t().matmul(residuals).div(count - 1);
-    const at::Tensor squares = residuals.square().sum(1);
-    const double trace = covariance.diagonal().sum().item<double>();
-    // The sample covariance overstates tr(C^2) by about tr(C)^2 / count.
-    const double trace2 =
-        std::max(covariance.square().sum().item<double>() - trace * trace / (count - 1),
-                 trace * trace / static_cast<double>(dim));
-    SampleSpread& spread = statistics->spread;
-    spread.count = static_cast<int64_t>(keys.size());
-    spread.variance = trace;
-    spread.dimensions = trace2 > 0 ? std::max(1.0, trace * trace / trace2) : 1.0;
-    const double* s = squares.const_data_ptr<double>();
-    spread.relative_variance =
-        RelativeVariance(std::vector<double>(s, s + squares.numel()), trace * (count - 1) / count);
+    const at::Tensor positions = at::tensor(keys, at::kLong).to(in_.v.device());
+    const at::Tensor values = in_.v.select(0, row.batch)
+                                  .select(0, head / in_.group_size())
+                                  .index_select(0, positions)
+                                  .to(at::kCPU, at::kDouble);
+    const double* v = values.const_data_ptr<double>();
+    const float* certain = certain_values_.const_data_ptr<float>() + index * dim;
+    std::vector<double> output(dim, 0.0);
+    for (int64_t s = 0; s < count; ++s) {
+      for (int64_t c = 0; c < dim; ++c) output[c] += x[s] * v[s * dim + c];
+    }
+    double length2 = 0;
+    for (int64_t c = 0; c < dim; ++c) {
+      output[c] = (output[c] * population / n + certain[c]) / denominator;
+      length2 += output[c] * output[c];
+    }
+    // The contributions x_j (v_j - o), their mean taken off.
+    std::vector<double> residuals(count * dim);
+    double* r = residuals.data();
+    std::vector<double> mean(dim, 0.0);
+    double longest2 = 0;
+    for (int64_t s = 0; s < count; ++s) {
+      double distance2 = 0;
+      for (int64_t c = 0; c < dim; ++c) {
+        const double distance = v[s * dim + c] - output[c];
+        distance2 += distance * distance;
+        mean[c] += r[s * dim + c] = x[s] * distance;
+      }
+      longest2 = std::max(longest2, distance2);
+    }
+    std::vector<double> squares(count, 0.0);
+    double sum = 0;
+    for (int64_t s = 0; s < count; ++s) {
+      for (int64_t c = 0; c < dim; ++c) {
+        const double residual = r[s * dim + c] -= mean[c] / n;
+        squares[s] += residual * residual;
+      }
+      sum += squares[s];
+    }
+    const double trace = sum / (n - 1);
+    // tr(C^2) by plain loops: a row is too small for a threaded product. The sample covariance
+    // overstates it by about tr(C)^2 / count.
+    double squared = 0;
+    std::vector<double> covariance(dim);
+    for (int64_t a = 0; a < dim; ++a) {
+      std::fill(covariance.begin(), covariance.end(), 0.0);
+      for (int64_t s = 0; s < count; ++s) {
+        const double* row_residuals = r + s * dim;
+        for (int64_t b = 0; b < dim; ++b) covariance[b] += row_residuals[a] * row_residuals[b];
+      }
+      for (double c : covariance) squared += c * c;
+    }
+    const double trace2 = squared / ((n - 1) * (n - 1)) - trace * trace / (n - 1);
+    // No spread at all, as where the head holds every key of the sample already, has no dimensions.
+    const double dimensions =
+        trace2 > 0 ? std::clamp(trace * trace / trace2, 1.0, static_cast<double>(dim)) : 1.0;
+    statistics->spread = {count, trace, dimensions, RelativeVariance(squares, sum / n)};
     // The base sample's own noise makes the output look longer than it is.
-    const double length2 = output.square().sum().item<double>();
-    const double noise2 = trace * population * population * (1 / count - 1 / population) /
-                          (denominator * denominator);
+    const double noise2 =
+        trace * population * population * (1 / n - 1 / population) / (denominator * denominator);
     statistics->allowed_error =
         config_.epsilon * denominator * std::sqrt(std::max(0.0, length2 - noise2));
-    // The heaviest key may point anywhere among the values seen.
-    const double longest = v.sub(output).square().sum(1).max().sqrt().item<double>();
-    statistics->heaviest *= longest;
+    // The heaviest key may point as far away as any value seen.
+    statistics->heaviest *= std::sqrt(longest2);
   }
 
   const AttentionInputs& in_;
