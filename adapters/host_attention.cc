@@ -32,9 +32,8 @@ void LogDense(const AttentionInputs& in, const at::Tensor& out, MetricSink* sink
       }
     }
   }
-  for (const MetricRecord& entry : records) {
-    if (sink->Wants(*entry.metric)) sink->Record(entry);
-  }
+  std::erase_if(records, [sink](const MetricRecord& entry) { return !sink->Wants(*entry.metric); });
+  sink->RecordGroup(records);
 }
 
 }  // namespace

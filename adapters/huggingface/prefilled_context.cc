@@ -116,14 +116,15 @@ absl::StatusOr<Generation> PrefilledContext::Answer(absl::Span<const int32_t> qu
 
 absl::StatusOr<at::Tensor> PrefilledContext::Logits(absl::Span<const int32_t> tokens,
                                                     const HostAttention& attention,
-                                                    MetricSink* sink) {
+                                                    const LogitsOptions& options) {
   const int64_t count = static_cast<int64_t>(tokens.size());
   SA_RETURN_IF_ERROR(cache_.Reserve(tokens_ + count));
   const absl::Cleanup restore = [this] { SA_CHECK_OK(cache_.Truncate(tokens_)); };
   AttentionSession session;
   ForwardOptions forward;
   forward.logits = count;
-  return model_->Forward(tokens, &cache_, attention.Bind(&session, sink), forward);
+  forward.tokens_per_pass = options.tokens_per_pass;
+  return model_->Forward(tokens, &cache_, attention.Bind(&session, options.sink), forward);
 }
 
 }  // namespace sparse_attention

@@ -40,12 +40,17 @@ struct PrefillOptions {
 
 struct AnswerOptions {
   int64_t max_new_tokens = 50;  // >= 1
-  std::vector<int64_t> eos_token_ids;  // generation ends after one of these
+  std::vector<int64_t> eos_token_ids = {};  // generation ends after one of these
   // The question attends densely; only generated tokens are sparse.
   bool dense_question = false;
   MetricSink* sink = nullptr;  // receives what `attention` measures
   // Called with every token as it is decided; false ends the answer.
-  std::function<bool(int32_t token)> on_token;
+  std::function<bool(int32_t token)> on_token = {};
+};
+
+struct LogitsOptions {
+  int64_t tokens_per_pass = 0;  // as ForwardOptions
+  MetricSink* sink = nullptr;
 };
 
 // For one thread at a time.
@@ -63,9 +68,9 @@ class PrefilledContext {
                                     const HostAttention& attention,
                                     const AnswerOptions& options = {});
 
-  // Reads `tokens` in one pass; float32 [tokens, vocab], row i predicts what follows tokens[i].
+  // Reads `tokens`; float32 [tokens, vocab], row i predicts what follows tokens[i].
   absl::StatusOr<at::Tensor> Logits(absl::Span<const int32_t> tokens, const HostAttention& attention,
-                                    MetricSink* sink = nullptr);
+                                    const LogitsOptions& options = {});
 
   int64_t tokens() const { return tokens_; }
   double prefill_seconds() const { return prefill_seconds_; }

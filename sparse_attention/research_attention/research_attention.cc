@@ -14,6 +14,7 @@ namespace sparse_attention {
 namespace {
 
 constexpr int kDenseRule = -1;
+constexpr int kEveryRule = -2;
 
 // Bytes that scoring reads over the bytes of K and V. Every oracle reads the same K rows once.
 double IndexBytesFraction(const AttentionInputs& in,
@@ -130,15 +131,18 @@ absl::StatusOr<AttentionResult> ResearchAttention::Run(const AttentionInputs& in
 
 absl::Status ResearchAttention::LogStep(const AttentionInputs& in, const AttentionResult& result,
                                         AttentionSession* session, MetricSink* sink) const {
+  std::vector<MetricRecord> records;  // one group: readers see which rows a step had
   const auto record = [&](const Metric& metric, double value) {
     if (!sink->Wants(metric)) return;
     MetricRecord entry;
     entry.metric = &metric;
     entry.value = value;
     entry.layer = in.layer;
-    sink->Record(entry);
+    records.push_back(entry);
   };
-  const auto record_rows = [&](const Metric& metric, const at::Tensor& rows) {
+  const std::vector<int> rules = RulesOfHeads(in.layer, in.query_heads());
+  // Values of [batch, heads, queries], those of the heads that follow `rule`.
+  const auto record_rows = [&](const Metric& metric, const at::Tensor& rows, int rule) {
     if (!sink->Wants(metric)) return;
     const at::Tensor host = rows.to(at::kCPU, at::kDouble).contiguous();
     const double* values = host.const_data_ptr<double>();
@@ -148,8 +152,9 @@ absl::Status ResearchAttention::LogStep(const AttentionInputs& in, const Attenti
     for (int64_t row = 0; row < host.numel(); ++row) {
       entry.value = values[row];
       entry.head = row / in.queries() % in.query_heads();
+      if (rule != kEveryRule && rules[entry.head] != rule) continue;
       entry.query_position = in.query_position(row % in.queries());
-      sink->Record(entry);
+      records.push_back(entry);
     }
   };
   return CatchTorch([&]() -> absl::Status {
@@ -159,18 +164,19 @@ absl::Status ResearchAttention::LogStep(const AttentionInputs& in, const Attenti
     record(kKvRowsFraction, cost.kv_rows_fraction);
     record(kEmptyRows, static_cast<double>(cost.empty_rows));
     record(kNanRows, result.state.out.isnan().any(-1).sum().item<double>());
-    const std::vector<int> rules = RulesOfHeads(in.layer, in.query_heads());
     const std::set<int> distinct(rules.begin(), rules.end());
     double index_bytes = 0;
     for (int rule : distinct) {
       if (rule == kDenseRule) continue;
       const Maskers& maskers = maskers_of_rules_[rule];
-      index_bytes += IndexBytesFraction(in, maskers);
+      const double heads = static_cast<double>(std::count(rules.begin(), rules.end(), rule));
+      index_bytes +=
+          IndexBytesFraction(in, maskers) * heads / static_cast<double>(in.query_heads());
       for (size_t i = 0; i < maskers.size(); ++i) {
         const MaskerState* state =
             session->StateFor(in.layer, rule, static_cast<int64_t>(i), *maskers[i]);
         for (const RowMetric& metric : state->step_metrics) {
-          record_rows(*metric.metric, metric.values);
+          record_rows(*metric.metric, metric.values, rule);
         }
       }
     }
@@ -178,8 +184,9 @@ absl::Status ResearchAttention::LogStep(const AttentionInputs& in, const Attenti
     if (sink->Wants(kResearchAttentionOutputError)) {
       SA_ASSIGN_OR_RETURN(const AttentionState dense, DenseAttention(in));
       SA_ASSIGN_OR_RETURN(const at::Tensor error, RelativeOutputError(result.state.out, dense.out));
-      record_rows(kResearchAttentionOutputError, error);
+      record_rows(kResearchAttentionOutputError, error, kEveryRule);
     }
+    sink->RecordGroup(records);
     return absl::OkStatus();
   });
 }
