@@ -65,7 +65,7 @@ absl::StatusOr<std::unique_ptr<Masker>> MaskerFromJson(const Json& json,
                                                        const MaskerOptions& options) {
   if (!json.is_object() || !json.contains("type") || !json["type"].is_string()) {
     return absl::InvalidArgumentError(
-        absl::StrCat("a masker must be an object with a string \"type\", got ", json.dump()));
+        absl::StrCat("a masker must be an object with a string \"type\", got ", JsonExcerpt(json)));
   }
   SA_ASSIGN_OR_RETURN(const MaskerDescriptor* descriptor,
                       FindMasker(json["type"].get<std::string>()));

@@ -13,7 +13,8 @@ absl::StatusOr<Mask> Causal::Select(const AttentionInputs& in, const Mask& previ
   const int64_t first = in.query_position(0);
   const at::Tensor positions = at::arange(first, first + in.queries(), options).unsqueeze(1);
   const at::Tensor future = at::arange(in.keys(), options).unsqueeze(0).gt(positions);
-  at::Tensor weights = previous.is_empty()
+  // Whether nothing is selected, not how that is stored, decides.
+  at::Tensor weights = previous.Normalized().is_empty()
                            ? Mask::MakeFull(previous.shape(), previous.device()).ToDense()
                            : previous.ToDense();
   weights.masked_fill_(future, 0);

@@ -3,16 +3,26 @@
 #include <ATen/ops/full.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/where.h>
-#include <ATen/ops/zeros_like.h>
+#include <ATen/ops/zeros.h>
+
+#include <limits>
 
 #include "sparse_attention/research_attention/maskers/selection.h"
 
 namespace sparse_attention {
 namespace {
 
-// exp(logits - row maximum) over the keys in `keep`, 0 elsewhere.
-at::Tensor Mass(const at::Tensor& logits, const at::Tensor& keep, const at::Tensor& top) {
-  return logits.sub(top).exp_().masked_fill_(keep.logical_not(), 0);
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+// exp(logits - row maximum). Where the maximum is infinite the keys that reach it share all mass; a
+// NaN counts as such a key, so that it is selected and shows in the output. 0 in a row that sees no
+// key.
+at::Tensor RowMass(const at::Tensor& logits) {
+  at::Tensor mass = logits.nan_to_num(kInfinity, kInfinity, -kInfinity);
+  const at::Tensor top = mass.amax(-1, /*keepdim=*/true);
+  const at::Tensor heaviest = mass.eq(kInfinity);
+  mass.sub_(top.masked_fill(top.isinf(), 0)).exp_();
+  return mass.masked_fill_(top.eq(kInfinity), 0).masked_fill_(heaviest, 1);
 }
 
 }  // namespace
@@ -38,15 +48,19 @@ absl::StatusOr<Mask> TopPMasker::Select(const AttentionInputs& in, const Mask& p
   }
   SA_ASSIGN_OR_RETURN(const at::Tensor logits, Logits(in, state));
   at::Tensor eligible = EligibleKeys(in, previous);
-  const at::Tensor row_top = logits.amax(-1, /*keepdim=*/true);
-  // A row that sees no key has no finite maximum and selects nothing.
-  const at::Tensor top = at::where(row_top.isinf(), 0.0, row_top);
-  at::Tensor mass = Mass(logits, eligible, top);
   const bool total = top_p_config_.coverage == TopPCoverage::kTotal;
+  // Relative to the highest key that takes part: beside a far heavier one that is held already,
+  // what is left would all round to 0.
+  at::Tensor mass =
+      RowMass(total ? logits : logits.masked_fill(eligible.logical_not(), -kInfinity));
   at::Tensor held;  // mass that earlier maskers keep, [.., 1]
-  if (total) held = Mass(logits, previous.ToActive(), top).sum(-1, true, at::kDouble);
+  if (total) {
+    held = mass.masked_fill(previous.ToActive().logical_not_(), 0).sum(-1, true, at::kDouble);
+  }
+  mass.masked_fill_(eligible.logical_not(), 0);
   if (options().selection == Selection::kKvGroup) {
-    const at::Tensor all = mass.sum(-1, true, at::kDouble).add(total ? held : at::zeros_like(top));
+    const at::Tensor all =
+        mass.sum(-1, true, at::kDouble).add(total ? held : at::zeros({}, mass.options()));
     const at::Tensor share = mass.div(at::where(all.eq(0), 1.0, all)).to(at::kFloat);
     mass = ReduceGroup(share, eligible, in.kv_heads(), options().group_reduce);
     eligible = AnyInGroup(eligible, in.kv_heads());

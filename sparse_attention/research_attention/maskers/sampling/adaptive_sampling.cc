@@ -9,6 +9,7 @@
 #include <limits>
 #include <vector>
 
+#include "sparse_attention/attention/masked_attention.h"
 #include "sparse_attention/research_attention/maskers/sampling/row_sampler.h"
 #include "sparse_attention/research_attention/maskers/sampling/sample_size.h"
 #include "sparse_attention/research_attention/maskers/sampling/sampling_rows.h"
@@ -45,7 +46,13 @@ class StepReader {
     certain = at::where(weights.gt(0), certain.div(weights), 0.0);
     certain_sum_ = certain.sum(-1, false, at::kDouble).to(at::kCPU).contiguous();
     if (config.guarantee == Guarantee::kOutput) {
-      certain_values_ = WeightedValues(in, certain).to(at::kCPU).contiguous();
+      // Not sum certain_j v_j over all keys: NaN in a value that nobody selects must not count.
+      AttentionInputs without_sinks = in;
+      without_sinks.sink_logits.reset();
+      const absl::StatusOr<AttentionState> state = MaskedAttention(without_sinks, previous);
+      SA_CHECK_OK(state);
+      certain_values_ =
+          state->out.to(at::kCPU).mul(certain_sum_.to(at::kFloat).unsqueeze(-1)).contiguous();
     }
     logits_ = logits.to(at::kCPU).contiguous();
     top_ = safe_top.to(at::kCPU).contiguous();
