@@ -3,6 +3,7 @@
 #include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/eye.h>
+#include <ATen/ops/zeros.h>
 
 #include <cmath>
 
@@ -52,6 +53,29 @@ AttentionInputs InputsWithLogits(const std::vector<std::vector<float>>& logits) 
 std::vector<int64_t> ActiveKeys(const Mask& mask, int64_t batch, int64_t head, int64_t query) {
   const at::Tensor row = mask.ToActive()[batch][head][query].nonzero().flatten().contiguous();
   return {row.const_data_ptr<int64_t>(), row.const_data_ptr<int64_t>() + row.numel()};
+}
+
+std::string MaskRow(const Mask& mask, int64_t batch, int64_t head, int64_t query) {
+  const at::Tensor row = mask.ToDense()[batch][head][query].to(at::kCPU).contiguous();
+  std::string text;
+  for (int64_t j = 0; j < row.numel(); ++j) {
+    const float weight = row.const_data_ptr<float>()[j];
+    text += weight == 0 ? '.' : weight == 1 ? '1' : 's';
+  }
+  return text;
+}
+
+Mask MaskFromRows(const std::vector<std::string>& rows) {
+  const int64_t queries = static_cast<int64_t>(rows.size());
+  const int64_t keys = static_cast<int64_t>(rows[0].size());
+  at::Tensor weights = at::zeros({1, 1, queries, keys}, at::kFloat);
+  for (int64_t i = 0; i < queries; ++i) {
+    for (int64_t j = 0; j < keys; ++j) {
+      const char c = rows[i][j];
+      weights[0][0][i][j].fill_(c == '1' ? 1 : c == 's' ? 0.25 : 0);
+    }
+  }
+  return Mask::AdoptDense(weights);
 }
 
 Json ParsedJson(absl::string_view text) {

@@ -5,12 +5,16 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/strings/string_view.h"
 #include "sparse_attention/attention/attention_inputs.h"
+#include "sparse_attention/base/status.h"
 #include "sparse_attention/config/json.h"
 #include "sparse_attention/mask/mask.h"
+#include "sparse_attention/research_attention/maskers/masker.h"
 
 namespace sparse_attention {
 
@@ -34,8 +38,22 @@ AttentionInputs InputsWithLogits(const std::vector<std::vector<float>>& logits);
 // The active keys of one row, ascending.
 std::vector<int64_t> ActiveKeys(const Mask& mask, int64_t batch, int64_t head, int64_t query);
 
+// One row as text: "1" certain, "s" sampled (weight below 1), "." not selected.
+std::string MaskRow(const Mask& mask, int64_t batch, int64_t head, int64_t query);
+
+// A mask of one batch and head from such rows, one a query; "s" becomes weight 0.25.
+Mask MaskFromRows(const std::vector<std::string>& rows);
+
 // Parses JSON that is known to be right.
 Json ParsedJson(absl::string_view text);
+
+// A masker from a config that is known to be right.
+template <typename M>
+std::unique_ptr<Masker> MakeMasker(absl::string_view json, const MaskerOptions& options = {}) {
+  absl::StatusOr<std::unique_ptr<Masker>> masker = CreateMasker<M>(ParsedJson(json), options);
+  SA_CHECK_OK(masker);
+  return *std::move(masker);
+}
 
 }  // namespace sparse_attention
 
