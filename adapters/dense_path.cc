@@ -39,11 +39,12 @@ KeyRange KeysOf(const AttentionInputs& in, int64_t first_query, int64_t queries)
   return keys;
 }
 
-// The fused kernels know scale, causality, and a mask; a row without any key is not theirs to
-// define.
+// The fused kernels know a positive scale (a negative one gives NaN on the CPU), causality, and a
+// mask; a row without any key is not theirs to define.
 bool IsFusable(const AttentionInputs& in) {
   if (in.bias.has_value() || in.softcap.has_value() || in.sink_logits.has_value()) return false;
   if (in.dim() != in.value_dim() || in.q.numel() == 0 || in.keys() == 0) return false;
+  if (in.effective_scale() <= 0) return false;
   if (!in.causal && !in.sliding_window.has_value()) return true;
   return in.query_position(in.queries() - 1) < in.keys();
 }
@@ -84,10 +85,10 @@ at::Tensor MaskedPieces(const AttentionInputs& in) {
   for (int64_t begin = 0; begin < in.queries(); begin += rows) {
     const int64_t queries = std::min(rows, in.queries() - begin);
     const KeyRange range = KeysOf(in, begin, queries);
-    pieces.push_back(FoldedAttention(
-        in.q.narrow(2, begin, queries), in.k.narrow(2, range.begin, range.length()),
-        in.v.narrow(2, range.begin, range.length()), AdditiveMask(in, begin, queries, range),
-        in.effective_scale()));
+    pieces.push_back(
+        FoldedAttention(in.q.narrow(2, begin, queries), in.k.narrow(2, range.begin, range.length()),
+                        in.v.narrow(2, range.begin, range.length()),
+                        AdditiveMask(in, begin, queries, range), in.effective_scale()));
   }
   return pieces.size() == 1 ? pieces[0] : at::cat(pieces, 2);
 }

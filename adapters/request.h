@@ -32,12 +32,12 @@ struct Request {
 struct GenerationOptions {
   int64_t max_new_tokens = 50;  // >= 1
   // Generation ends when the answer's text holds one of these; it and what follows are cut off.
-  std::vector<std::string> stop_strings;
+  std::vector<std::string> stop_strings = {};
   // Goes on after an end-of-text token, so that exactly max_new_tokens come out.
   bool ignore_eos = false;
   // Called with each piece of an answer's text as it is decided; pieces may be empty and put
   // together they are Answer::text.
-  std::function<void(int64_t question, absl::string_view piece)> on_text;
+  std::function<void(int64_t question, absl::string_view piece)> on_text = {};
 };
 
 enum class StopReason { kEndOfText, kStopString, kMaxNewTokens, kCallback };
@@ -60,9 +60,9 @@ constexpr absl::string_view StopReasonName(StopReason reason) {
 struct Generation {
   std::vector<int32_t> tokens;  // an end-of-text token included, if it was generated
   StopReason stop_reason = StopReason::kMaxNewTokens;
-  int64_t question_tokens = 0;   // read before the first token, answer prefix included
-  double question_seconds = 0;   // reading them, and the first token
-  double decode_seconds = 0;     // tokens.size() - 1 steps
+  int64_t question_tokens = 0;  // read before the first token, answer prefix included
+  double question_seconds = 0;  // reading them, and the first token
+  double decode_seconds = 0;    // tokens.size() - 1 steps
 };
 
 struct Answer {

@@ -37,9 +37,9 @@ class Loader {
     SA_ASSIGN_OR_RETURN(const TensorView view, files_->Get(name));
     const std::string where = absl::StrCat(files_->FileOf(name), ": tensor ", name);
     if (view.shape != shape) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(where, ": config.json asks for shape [", absl::StrJoin(shape, ", "),
-                       "], got [", absl::StrJoin(view.shape, ", "), "]"));
+      return absl::InvalidArgumentError(absl::StrCat(where, ": config.json asks for shape [",
+                                                     absl::StrJoin(shape, ", "), "], got [",
+                                                     absl::StrJoin(view.shape, ", "), "]"));
     }
     const absl::StatusOr<at::ScalarType> stored = ScalarTypeOf(view.dtype);
     if (!stored.ok()) return Annotate(stored.status(), where);
@@ -48,8 +48,7 @@ class Loader {
     const at::Tensor mapped = at::from_blob(
         const_cast<std::byte*>(view.data), view.shape, [files = files_](void*) {},
         at::TensorOptions().dtype(*stored));
-    const bool aligned =
-        reinterpret_cast<uintptr_t>(view.data) % at::elementSize(*stored) == 0;
+    const bool aligned = reinterpret_cast<uintptr_t>(view.data) % at::elementSize(*stored) == 0;
     *out = (aligned ? mapped : mapped.clone()).to(device_, *type_);
     return absl::OkStatus();
   }
@@ -67,8 +66,7 @@ class Loader {
     const int64_t kv_size = c.num_kv_heads * c.head_dim;
     const std::string attention = prefix + "self_attn.";
     const std::string mlp = prefix + "mlp.";
-    SA_RETURN_IF_ERROR(
-        Read(prefix + "input_layernorm.weight", {c.hidden_size}, &out->input_norm));
+    SA_RETURN_IF_ERROR(Read(prefix + "input_layernorm.weight", {c.hidden_size}, &out->input_norm));
     SA_RETURN_IF_ERROR(
         ReadLinear(attention + "q_proj", q_size, c.hidden_size, c.qkv_bias, &out->q));
     SA_RETURN_IF_ERROR(
@@ -111,8 +109,7 @@ absl::StatusOr<DecoderWeights> LoadDecoderWeights(const std::shared_ptr<const Ch
     for (int64_t layer = 0; layer < config.num_layers; ++layer) {
       SA_RETURN_IF_ERROR(loader.ReadLayer(layer, config, &weights.layers[layer]));
     }
-    SA_RETURN_IF_ERROR(
-        loader.Read("model.norm.weight", {config.hidden_size}, &weights.final_norm));
+    SA_RETURN_IF_ERROR(loader.Read("model.norm.weight", {config.hidden_size}, &weights.final_norm));
     if (config.tie_word_embeddings) {
       weights.lm_head = weights.embedding;
     } else {

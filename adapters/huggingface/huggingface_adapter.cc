@@ -66,12 +66,9 @@ absl::StatusOr<std::vector<int32_t>> HuggingFaceAdapter::EncodeQuestion(
   return tokenizer_->Encode(question);
 }
 
-absl::StatusOr<Answer> HuggingFaceAdapter::AnswerQuestion(PrefilledContext* context,
-                                                          const std::vector<int32_t>& question,
-                                                          const HostAttention& attention,
-                                                          AnswerOptions answer_options,
-                                                          const GenerationOptions& options,
-                                                          int64_t question_index) const {
+absl::StatusOr<Answer> HuggingFaceAdapter::AnswerQuestion(
+    PrefilledContext* context, const std::vector<int32_t>& question, const HostAttention& attention,
+    AnswerOptions answer_options, const GenerationOptions& options, int64_t question_index) const {
   Answer answer;
   StreamingDecoder decoder(*tokenizer_);
   StopStrings stop(options.stop_strings);
@@ -137,9 +134,8 @@ absl::StatusOr<Response> HuggingFaceAdapter::ProcessRequest(const Request& reque
   response.context_tokens = context->tokens();
   response.prefill_seconds = context->prefill_seconds();
   for (size_t i = 0; i < questions.size(); ++i) {
-    absl::StatusOr<Answer> answer =
-        AnswerQuestion(context.get(), questions[i], answering, answer_options, options,
-                       static_cast<int64_t>(i));
+    absl::StatusOr<Answer> answer = AnswerQuestion(
+        context.get(), questions[i], answering, answer_options, options, static_cast<int64_t>(i));
     if (!answer.ok()) return Annotate(answer.status(), absl::StrCat("request.questions[", i, "]"));
     response.answers.push_back(*std::move(answer));
   }

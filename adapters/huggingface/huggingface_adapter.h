@@ -57,7 +57,8 @@ class HuggingFaceAdapter final : public ModelAdapter {
 
   absl::StatusOr<Answer> AnswerQuestion(PrefilledContext* context,
                                         const std::vector<int32_t>& question,
-                                        const HostAttention& attention, AnswerOptions answer_options,
+                                        const HostAttention& attention,
+                                        AnswerOptions answer_options,
                                         const GenerationOptions& options,
                                         int64_t question_index) const;
 

@@ -34,8 +34,7 @@ absl::Status KvCache::Reserve(int64_t capacity) {
     // One tensor at a time, so that little is held twice.
     for (auto* side : {&k_, &v_}) {
       for (at::Tensor& held : *side) {
-        at::Tensor grown =
-            at::empty({1, held.size(1), capacity, held.size(3)}, held.options());
+        at::Tensor grown = at::empty({1, held.size(1), capacity, held.size(3)}, held.options());
         grown.narrow(2, 0, length_).copy_(held.narrow(2, 0, length_));
         held = std::move(grown);
       }
@@ -47,9 +46,9 @@ absl::Status KvCache::Reserve(int64_t capacity) {
 
 absl::Status KvCache::CheckRoom(int64_t tokens) const {
   if (tokens <= capacity_ - length_) return absl::OkStatus();
-  return absl::ResourceExhaustedError(absl::StrCat("the KV cache holds ", length_, " of ", capacity_,
-                                                   " tokens and has no room for ", tokens,
-                                                   " more"));
+  return absl::ResourceExhaustedError(absl::StrCat("the KV cache holds ", length_, " of ",
+                                                   capacity_, " tokens and has no room for ",
+                                                   tokens, " more"));
 }
 
 absl::StatusOr<at::Tensor> KvCache::NewKeys(int64_t layer, int64_t tokens) {

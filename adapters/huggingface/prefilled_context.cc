@@ -52,9 +52,9 @@ absl::StatusOr<std::unique_ptr<PrefilledContext>> PrefilledContext::Create(
   const Stopwatch stopwatch;
   ForwardOptions forward;
   forward.tokens_per_pass = options.tokens_per_pass;
-  SA_ASSIGN_OR_RETURN(const at::Tensor logits,
-                      model->Forward(tokens, &context->cache_,
-                                     attention.Bind(&session, options.sink), forward));
+  SA_ASSIGN_OR_RETURN(
+      const at::Tensor logits,
+      model->Forward(tokens, &context->cache_, attention.Bind(&session, options.sink), forward));
   context->tokens_ = count;
   return CatchTorch([&]() -> absl::StatusOr<std::unique_ptr<PrefilledContext>> {
     context->next_logits_ = logits[0].to(at::kCPU);  // waits for the device
@@ -71,8 +71,8 @@ absl::StatusOr<Generation> PrefilledContext::Answer(absl::Span<const int32_t> qu
     return absl::InvalidArgumentError(
         absl::StrCat("max_new_tokens must be >= 1, got ", options.max_new_tokens));
   }
-  SA_RETURN_IF_ERROR(cache_.Reserve(tokens_ + static_cast<int64_t>(question.size()) +
-                                    options.max_new_tokens));
+  SA_RETURN_IF_ERROR(
+      cache_.Reserve(tokens_ + static_cast<int64_t>(question.size()) + options.max_new_tokens));
   const absl::Cleanup restore = [this] { SA_CHECK_OK(cache_.Truncate(tokens_)); };
 
   AttentionSession session;

@@ -39,7 +39,7 @@ struct PrefillOptions {
 };
 
 struct AnswerOptions {
-  int64_t max_new_tokens = 50;  // >= 1
+  int64_t max_new_tokens = 50;              // >= 1
   std::vector<int64_t> eos_token_ids = {};  // generation ends after one of these
   // The question attends densely; only generated tokens are sparse.
   bool dense_question = false;
@@ -58,9 +58,9 @@ class PrefilledContext {
  public:
   // Reads `tokens`, which may be empty. `model` must outlive the result. Errors as
   // DecoderModel::Forward.
-  static absl::StatusOr<std::unique_ptr<PrefilledContext>> Create(const DecoderModel* model,
-                                                                  absl::Span<const int32_t> tokens,
-                                                                  const PrefillOptions& options = {});
+  static absl::StatusOr<std::unique_ptr<PrefilledContext>> Create(
+      const DecoderModel* model, absl::Span<const int32_t> tokens,
+      const PrefillOptions& options = {});
 
   // Reads `question` in one pass, then decodes greedily; of equal logits the lowest id wins.
   // InvalidArgument: the question is empty or holds an id that is none, max_new_tokens < 1.
@@ -69,7 +69,8 @@ class PrefilledContext {
                                     const AnswerOptions& options = {});
 
   // Reads `tokens`; float32 [tokens, vocab], row i predicts what follows tokens[i].
-  absl::StatusOr<at::Tensor> Logits(absl::Span<const int32_t> tokens, const HostAttention& attention,
+  absl::StatusOr<at::Tensor> Logits(absl::Span<const int32_t> tokens,
+                                    const HostAttention& attention,
                                     const LogitsOptions& options = {});
 
   int64_t tokens() const { return tokens_; }

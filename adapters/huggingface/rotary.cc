@@ -33,10 +33,8 @@ at::Tensor Llama3Frequencies(const RopeConfig& rope, int64_t dim) {
                                .mul(length)
                                .sub(rope.low_freq_factor)
                                .div(rope.high_freq_factor - rope.low_freq_factor);
-  const at::Tensor smooth =
-      share.neg().add(1).mul(scaled).div(rope.factor).add(share.mul(scaled));
-  const at::Tensor between =
-      wavelength.ge(shortest).logical_and(wavelength.le(longest));
+  const at::Tensor smooth = share.neg().add(1).mul(scaled).div(rope.factor).add(share.mul(scaled));
+  const at::Tensor between = wavelength.ge(shortest).logical_and(wavelength.le(longest));
   return at::where(between, smooth, scaled);
 }
 
@@ -58,8 +56,7 @@ at::Tensor YarnFrequencies(const RopeConfig& rope, int64_t dim) {
   low = std::max(low, 0.0);
   high = std::min(high, static_cast<double>(dim - 1));
   if (low == high) high += 0.001;
-  const at::Tensor ramp =
-      at::arange(dim / 2, at::kFloat).sub(low).div(high - low).clamp(0, 1);
+  const at::Tensor ramp = at::arange(dim / 2, at::kFloat).sub(low).div(high - low).clamp(0, 1);
   const at::Tensor keep = ramp.neg().add(1);
   const at::Tensor plain = InverseFrequencies(rope.theta, dim);
   const at::Tensor interpolated = plain.reciprocal().mul(rope.factor).reciprocal();
