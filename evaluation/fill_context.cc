@@ -112,15 +112,26 @@ absl::StatusOr<std::string> FillContext(const Haystack& haystack,
     return absl::InvalidArgumentError(
         absl::StrCat("token_budget must be >= ", needles + kLeastFiller, ", got ", token_budget));
   }
-  // Tokens of the joined text can differ from the sum over its pieces, by very little.
-  for (int64_t filler = token_budget - needles; filler > 0;) {
+  // The joined text can have fewer or more tokens than its pieces (a full stop and the newline
+  // after it are often one token), so the filler is corrected until it fits.
+  constexpr int kAttempts = 8;
+  std::string best;
+  int64_t best_count = 0, filler = token_budget - needles;
+  for (int attempt = 0; attempt < kAttempts && filler > 0; ++attempt) {
     SA_ASSIGN_OR_RETURN(std::string text, Assemble(haystack, start, filler, placed, count_tokens));
     SA_ASSIGN_OR_RETURN(const int64_t count, count_tokens(text));
-    if (count <= token_budget) return text;
-    filler -= count - token_budget;
+    if (count <= token_budget && count > best_count) {
+      best = std::move(text);
+      best_count = count;
+    }
+    if (count == token_budget) break;
+    filler += token_budget - count;
   }
-  return absl::InvalidArgumentError(
-      absl::StrCat("token_budget ", token_budget, " is too small for ", placed.size(), " needles"));
+  if (best_count == 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "token_budget ", token_budget, " is too small for ", placed.size(), " needles"));
+  }
+  return best;
 }
 
 }  // namespace sparse_attention

@@ -14,18 +14,19 @@ CONSONANTS, VOWELS = "bdfgklmnprstvz", "aeiou"
 SYLLABLES = [c + v for c in CONSONANTS for v in VOWELS]
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 LIST_WORDS = (
-    "address back block buffer byte call case change class code command control data device driver "
-    "error event family father field file flag form frame friend function hand heart help host house "
-    "index input kernel king level line link list lock memory message method mode mother name object "
-    "order output page people place point port power process program reason request result sister "
-    "size state").split()
+    "address back block buffer byte call case change class code command control data device "
+    "driver error event family father field file flag form frame friend function hand heart "
+    "help host house index input kernel king level line link list lock memory message method "
+    "mode mother name object order output page people place point port power process program "
+    "reason request result sister size state").split()
 HELD_OUT_MODULUS = 8  # index sums divisible by this belong to evaluation, all others to training
 COMMON_SHARES = (0.15, 0.11, 0.08)
 CHAIN_LENGTH = 5
 
 TEXT = {
     "needle": (" The magic number of", " is", "."),
-    "single_question": ("\n\nQuestion: What is the magic number of", "?\nAnswer: The magic number of", " is"),
+    "single_question": ("\n\nQuestion: What is the magic number of",
+                        "?\nAnswer: The magic number of", " is"),
     "multi_question": ("\n\nQuestion: What are all the magic numbers of",
                        "?\nAnswer: The magic numbers of", " are"),
     "store": (" Store", " in VAR", "."),
@@ -68,7 +69,7 @@ class Vocabulary:
 
         self.bos = np.array([tokenizer.token_to_id("<|begin_of_text|>")], np.uint16)
         self.eos = np.array([tokenizer.token_to_id("<|end_of_text|>")], np.uint16)
-        self.text = {name: tuple(encode(piece) for piece in pieces) for name, pieces in TEXT.items()}
+        self.text = {name: tuple(map(encode, pieces)) for name, pieces in TEXT.items()}
         keys = [f" {a}{b}{c}" for a in SYLLABLES for b in SYLLABLES for c in SYLLABLES]
         names = [f" {a}{b}{c}" for a in LETTERS for b in LETTERS for c in LETTERS]
         self.keys = [np.array(e.ids, np.uint16)
@@ -107,7 +108,8 @@ class Haystack:
 
     def __init__(self, tokenizer, streams, shares):
         strings = [tokenizer.id_to_token(i) for i in range(tokenizer.get_vocab_size())]
-        ends = np.array([s.rstrip("\"')Ċ").endswith((".", "!", "?")) or "Ċ" in s for s in strings])
+        ends = np.array([s.rstrip("\"')Ċ").endswith((".", "!", "?")) or "Ċ" in s
+                         for s in strings])
         starts = np.array([s.startswith(("Ġ", "Ċ")) for s in strings])
         self.streams = [np.asarray(stream, np.uint16) for stream in streams]
         self.boundaries = [np.flatnonzero(ends[s[:-1]] & starts[s[1:]]) + 1 for s in self.streams]

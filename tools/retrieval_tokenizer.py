@@ -1,4 +1,4 @@
-"""The shipped model's tokenizer: byte-level BPE, 2,048 entries, numbers split into single digits."""
+"""The shipped model's tokenizer: byte-level BPE, 2,048 entries, numbers split into digits."""
 
 import json
 import pathlib
