@@ -1,0 +1,21 @@
+// `sah`: the command line of Sparse Attention Hub.
+#include <iostream>
+
+#include "tools/sah/command_line.h"
+
+int main(int argc, char** argv) {
+  CLI::App app("Sparse attention for long contexts: evaluate, generate, inspect", "sah");
+  app.set_version_flag("--version", std::string("sah ") + sparse_attention::kVersion);
+  app.require_subcommand(1);
+  absl::Status status;
+  sparse_attention::AddEvaluate(app, &status);
+  sparse_attention::AddGenerate(app, &status);
+  sparse_attention::AddMaskers(app, &status);
+  sparse_attention::AddDoctor(app, &status);
+  CLI11_PARSE(app, argc, argv);
+  if (!status.ok()) {
+    std::cerr << "sah: " << status.message() << "\n";
+    return 1;
+  }
+  return 0;
+}
