@@ -21,7 +21,7 @@ using ::testing::SizeIs;
 class HuggingFaceAdapterTest : public ::testing::Test {
  protected:
   HuggingFaceAdapterTest() {
-    SA_CHECK_OK(WriteTinyCheckpoint(folder_, TinyConfig()));
+    SA_CHECK_OK(WriteTinyCheckpoint(folder_, TinyConfig({{"vocab_size", 258}})));
     SA_CHECK_OK(WriteTinyTokenizer(folder_));
   }
   std::unique_ptr<const HuggingFaceAdapter> Load(const char* maskers = "[]") {
@@ -138,6 +138,20 @@ TEST_F(HuggingFaceAdapterTest, EndOfTextComesFromTheGenerationConfig) {
   SA_ASSERT_OK_AND_ASSIGN(const Response ignored, stops->ProcessRequest(request_, options));
   EXPECT_EQ(ignored.answers[0].generation.tokens, free.answers[0].generation.tokens);
   std::filesystem::remove(folder_ + "/generation_config.json");
+}
+
+TEST_F(HuggingFaceAdapterTest, IdsThatPadTheVocabularyHaveNoText) {
+  SA_ASSERT_OK(WriteTinyCheckpoint(folder_, TinyConfig({{"vocab_size", 2000}})));
+  const auto adapter = Load();
+  SA_ASSERT_OK_AND_ASSIGN(const Response response,
+                          adapter->ProcessRequest(request_, {.max_new_tokens = 20}));
+  const std::vector<int32_t>& tokens = response.answers[0].generation.tokens;
+  std::vector<int32_t> known;
+  for (int32_t token : tokens) {
+    if (token < adapter->tokenizer().vocab_size()) known.push_back(token);
+  }
+  EXPECT_LT(known.size(), tokens.size());
+  EXPECT_THAT(adapter->tokenizer().Decode(known), IsOkAndHolds(response.answers[0].text));
 }
 
 TEST_F(HuggingFaceAdapterTest, IsAModelAdapter) {
