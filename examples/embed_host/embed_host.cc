@@ -45,6 +45,7 @@ class TinyModel {
       return at::randn({in, out}) / std::sqrt(in);
     };
     embedding_ = at::randn({kVocab, kHidden});
+    head_ = at::randn({kHidden, kVocab});
     for (int64_t layer = 0; layer < kLayers; ++layer) {
       // Keys are the queries' own projections, so that like looks at like.
       const at::Tensor shared = matrix(kHidden, kKvHeads * kDim) * 3;
@@ -81,11 +82,11 @@ class TinyModel {
       x = x + out.transpose(1, 2).reshape({count, kHeads * kDim}).matmul(wo_[layer]);
     }
     cache->length = total;
-    return x[count - 1].matmul(embedding_.t());
+    return x[count - 1].matmul(head_);
   }
 
  private:
-  at::Tensor embedding_;
+  at::Tensor embedding_, head_;
   std::vector<at::Tensor> wq_, wk_, wv_, wo_;
 };
 
