@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "sparse_attention/base/cuda_runtime.h"
 #include "sparse_attention/base/torch_status.h"
 
 namespace sparse_attention {
@@ -42,6 +43,7 @@ absl::StatusOr<at::Device> ParseDevice(const std::string& name) {
   }
   if (!device.ok()) return Annotate(device.status(), absl::StrCat("device \"", name, "\""));
   const absl::Status usable = CatchTorch([&]() -> absl::Status {
+    if (device->is_cuda()) SA_RETURN_IF_ERROR(LoadCuda());
     at::empty({1}, at::TensorOptions().device(*device));
     return absl::OkStatus();
   });

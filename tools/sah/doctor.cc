@@ -1,5 +1,4 @@
 // `sah doctor`: the machine, what a model folder holds, and what would run where.
-#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <torch/version.h>
 #include <unistd.h>
@@ -14,6 +13,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "adapters/huggingface/huggingface_adapter.h"
+#include "sparse_attention/base/cuda_runtime.h"
 #include "sparse_attention/base/status.h"
 #include "sparse_attention/research_attention/maskers/registry.h"
 #include "tools/sah/command_line.h"
@@ -60,16 +60,17 @@ absl::Status DescribeModel(const std::string& folder) {
 }
 
 absl::Status Doctor(const std::string& model) {
+  const absl::Status cuda = LoadCuda();
   const std::string cpu = LineOf("/proc/cpuinfo", "model name");
   std::cout << "sah       " << kVersion << "\n";
   std::cout << absl::StrFormat("machine   %s, %d processors, %s\n", cpu.empty() ? "unknown" : cpu,
                                sysconf(_SC_NPROCESSORS_ONLN), LineOf("/proc/meminfo", "MemTotal"));
   std::cout << "ISA       " << InstructionSets() << "\n";
   std::cout << "LibTorch  " << TORCH_VERSION << ", " << at::get_num_threads() << " threads, CUDA "
-            << (at::hasCUDA() ? "available" : "not available") << "\n";
+            << (cuda.ok() ? "available" : cuda.message()) << "\n";
   std::vector<std::string> names;
   for (const MaskerDescriptor* masker : AllMaskers()) names.emplace_back(masker->name);
-  std::cout << "engines   research on cpu" << (at::hasCUDA() ? " and cuda" : "") << "\n";
+  std::cout << "engines   research on cpu" << (cuda.ok() ? " and cuda" : "") << "\n";
   std::cout << "maskers   " << absl::StrJoin(names, " ") << "\n";
   std::cout << "presets   " << absl::StrJoin(PresetNames(), " ") << "\n";
   return model.empty() ? absl::OkStatus() : DescribeModel(model);

@@ -1,4 +1,6 @@
 // `sah`: the command line of Sparse Attention Hub.
+#include <c10/core/InferenceMode.h>
+
 #include <iostream>
 
 #include "tools/sah/command_line.h"
@@ -12,6 +14,7 @@ int main(int argc, char** argv) {
   sparse_attention::AddGenerate(app, &status);
   sparse_attention::AddMaskers(app, &status);
   sparse_attention::AddDoctor(app, &status);
+  const c10::InferenceMode no_gradients;
   CLI11_PARSE(app, argc, argv);
   if (!status.ok()) {
     std::cerr << "sah: " << status.message() << "\n";
