@@ -12,7 +12,7 @@ def sa_cc_library(name, copts = [], **kwargs):
 def sa_cc_binary(name, copts = [], **kwargs):
     native.cc_binary(name = name, copts = _COPTS + copts, **kwargs)
 
-def sa_cc_test(name, torch = False, size = "small", deps = [], tags = [], copts = [], **kwargs):
+def sa_cc_test(name, torch = False, size = "small", deps = [], tags = [], copts = [], env = {}, **kwargs):
     """A GoogleTest program. Without `torch` it is also run under the sanitizers."""
     native.cc_test(
         name = name,
@@ -20,6 +20,8 @@ def sa_cc_test(name, torch = False, size = "small", deps = [], tags = [], copts 
         copts = _COPTS + copts,
         linkstatic = True,
         tags = tags + ([] if torch else ["torch_free"]),
+        # Bazel runs a test a core; threads of LibTorch beyond that wait for one another.
+        env = dict({"OMP_NUM_THREADS": "1"} if torch else {}, **env),
         deps = deps + ["@system//:gtest_main"],
         **kwargs
     )

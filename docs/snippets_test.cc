@@ -3,6 +3,7 @@
 #include <fstream>
 #include <iterator>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -59,16 +60,23 @@ TEST(Snippets, AreFoundWithTheirFile) {
   EXPECT_FALSE(HasLines("unsigned int x;\n\nint y;\n", snippets[0].text));
 }
 
-TEST(Snippets, OfAddingAMaskerStandInTheSource) {
-  const std::vector<Snippet> snippets = SnippetsOf(ReadFile("docs/adding_a_masker.md"));
-  EXPECT_EQ(snippets.size(), 7u);
+// The document and how many snippets it has: none may be lost unseen.
+class Document : public ::testing::TestWithParam<std::pair<const char*, size_t>> {};
+
+TEST_P(Document, QuotesWhatStandsInTheSource) {
+  const auto [path, count] = GetParam();
+  const std::vector<Snippet> snippets = SnippetsOf(ReadFile(path));
+  EXPECT_EQ(snippets.size(), count);
   for (const Snippet& snippet : snippets) {
     EXPECT_TRUE(HasLines(ReadFile(snippet.file), snippet.text))
-        << "docs/adding_a_masker.md:" << snippet.line << ": this is not in " << snippet.file
-        << ":\n"
+        << path << ":" << snippet.line << ": this is not in " << snippet.file << ":\n"
         << snippet.text;
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(All, Document,
+                         ::testing::Values(std::pair("docs/adding_a_masker.md", size_t{7}),
+                                           std::pair("README.md", size_t{2})));
 
 }  // namespace
 }  // namespace sparse_attention

@@ -1,0 +1,147 @@
+"""Runs the `sah` command as a user does, on the shipped model."""
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path.cwd()
+SAH = ROOT / "tools/sah/sah"
+MODEL = ROOT / "models/retrieval-6m"
+FULL_BUDGET = {"type": "research", "maskers": [{"type": "oracle_top_k", "heavy_size": 1.0}]}
+TIMES = ("ms_per_token",)
+
+
+def sah(*arguments, cwd=None, env=None):
+    return subprocess.run([str(SAH), *map(str, arguments)], cwd=cwd, text=True, capture_output=True,
+                          env={**os.environ, **(env or {})}, timeout=280, check=False)
+
+
+def evaluate(out, *more, tasks="niah_single,perplexity", configs="dense,sink_local", samples=1):
+    return ["evaluate", "--model", MODEL, "--tasks", tasks, "--context", "1024", "--config", configs,
+            "--samples", samples, "--dtype", "float32", "--out", out, *more]
+
+
+def cells(out):
+    return json.loads((Path(out) / "results.json").read_text())
+
+
+def without_times(results):
+    return [{k: v for k, v in cell.items() if k not in TIMES} for cell in results]
+
+
+def test_version_and_help():
+    assert sah("--version").stdout.startswith("sah 0.")
+    help_text = sah("--help")
+    assert help_text.returncode == 0
+    for command in ("evaluate", "generate", "maskers", "doctor"):
+        assert command in help_text.stdout
+
+
+def test_maskers():
+    listed = [line.split()[0] for line in sah("maskers", "list").stdout.splitlines()]
+    assert listed[:4] == ["sink", "local", "causal", "oracle_top_k"]
+    described = sah("maskers", "describe", "adaptive_sampling").stdout
+    assert "epsilon" in described and "must be in (0, 1)" in described
+    schema = json.loads(sah("maskers", "schema").stdout)
+    assert "oracle_top_p" in json.dumps(schema)
+    wrong = sah("maskers", "describe", "oracle_topk")
+    assert wrong.returncode == 1 and 'did you mean "oracle_top_k"' in wrong.stderr
+
+
+def test_doctor():
+    out = sah("doctor", "--model", MODEL).stdout
+    assert "6 layers, 8 query heads, 2 KV heads" in out
+    assert "vattention_oracle_2" in out
+
+
+def test_results_have_every_field_and_mean_something(tmp_path):
+    (tmp_path / "full.json").write_text(json.dumps(FULL_BUDGET))
+    done = sah(*evaluate("out", configs="dense,sink_local,full.json"), cwd="/",
+               env={"BUILD_WORKING_DIRECTORY": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    results = cells(tmp_path / "out")  # relative paths are the user's
+    assert len(results) == 6
+    assert set(results[0]) == {
+        "config", "task", "context", "samples", "accuracy", "accuracy_low", "accuracy_high", "perplexity",
+        "density", "kv_bytes_fraction", "index_bytes_fraction", "oracle", "output_error_mean",
+        "output_error_p95", "guarantee_unknown", "ms_per_token"}
+    by = {(c["config"], c["task"]): c for c in results}
+    assert by["dense", "niah_single"]["accuracy"] == 1
+    assert by["dense", "niah_single"]["density"] == 1
+    assert by["sink_local", "niah_single"]["density"] < 0.4
+    assert by["sink_local", "niah_single"]["output_error_mean"] > 0.01
+    assert by["full", "niah_single"]["oracle"] and not by["dense", "niah_single"]["oracle"]
+    dense, local, full = (by[c, "perplexity"]["perplexity"] for c in ("dense", "sink_local", "full"))
+    # Sparse attention is really in the path, and a full budget is dense attention.
+    assert abs(local / dense - 1) > 1e-3
+    assert abs(full / dense - 1) < 1e-4
+    assert "sink_local" in done.stdout and "results:" in done.stdout
+
+
+def test_the_same_seed_gives_the_same_numbers(tmp_path):
+    config = "random_10"
+    for name in ("a", "b"):
+        assert sah(*evaluate(tmp_path / name, configs=config, tasks="niah_multikey")).returncode == 0
+    assert without_times(cells(tmp_path / "a")) == without_times(cells(tmp_path / "b"))
+    assert sah(*evaluate(tmp_path / "c", "--seed", "7", configs=config, tasks="niah_multikey")).returncode == 0
+    assert without_times(cells(tmp_path / "a")) != without_times(cells(tmp_path / "c"))
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    arguments = dict(tasks="niah_single", configs="dense,random_10", samples=4)
+    assert sah(*evaluate(whole, **arguments)).returncode == 0
+    journal = parts / "journal.jsonl"
+    with subprocess.Popen([str(SAH), *map(str, evaluate(parts, **arguments))], stderr=subprocess.DEVNULL,
+                          stdout=subprocess.DEVNULL) as process:
+        deadline = time.time() + 120
+        while time.time() < deadline and process.poll() is None:
+            if journal.exists() and journal.read_text().count("\n") >= 2:
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.005)
+        process.wait()
+    kept = journal.read_text().count("\n")
+    assert 2 <= kept < 8, "the run was not interrupted in its middle"
+    refused = sah(*evaluate(parts, **arguments))
+    assert refused.returncode == 1 and "--resume" in refused.stderr
+    assert sah(*evaluate(parts, "--resume", **arguments)).returncode == 0
+    assert journal.read_text().count("\n") == 8  # nothing lost, nothing twice
+    assert without_times(cells(parts)) == without_times(cells(whole))
+
+
+def test_generate_streams_an_answer():
+    done = sah("generate", "--model", MODEL, "--context",
+               "It rained. The magic number of vatobi is 481516. The sun came out.",
+               "--question", "\n\nQuestion: What is the magic number of vatobi?\nAnswer: The magic number of vatobi is",
+               "--config", "oracle_top_k_16")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "481516"
+    assert "oracle_top_k_16" in done.stderr
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (["--config", "oracle_topk_2"], 'did you mean "oracle_top_k_2"'),
+    (["--config", "{bad}"], "oracle_top_k.heavy_size must be > 0, got 0"),
+    (["--config", "dense", "--tasks", "niah_singel"], 'did you mean "niah_single"'),
+    (["--config", "dense", "--context", "99999999"], "max_position_embeddings"),
+    (["--config", "dense", "--device", "tpu"], "device must be cpu, cuda or cuda:N"),
+])
+def test_wrong_input_is_explained(tmp_path, arguments, said):
+    bad = tmp_path / "bad.json"
+    bad.write_text(json.dumps({"type": "research", "maskers": [{"type": "oracle_top_k", "heavy_size": 0}]}))
+    arguments = [str(bad) if a == "{bad}" else a for a in arguments]
+    done = sah("evaluate", "--model", MODEL, "--out", tmp_path / "out", *arguments)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+def test_a_missing_model_is_named(tmp_path):
+    done = sah("evaluate", "--model", tmp_path / "none", "--config", "dense", "--out", tmp_path / "out")
+    assert done.returncode == 1
+    assert str(tmp_path / "none") in done.stderr

@@ -1,0 +1,67 @@
+"""Tests of count_tests.py on build event files made by hand."""
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+import count_tests  # noqa: E402
+
+REPORT = """<testsuites><testsuite>
+<testcase name="a"/><testcase name="b"><failure/></testcase>
+<testcase name="c" result="skipped"><skipped/></testcase><testcase name="d"/>
+</testsuite></testsuites>"""
+GREEN = "<testsuites><testsuite><testcase name='a'/><testcase name='b'/></testsuite></testsuites>"
+
+
+def event(label, status, report):
+    outputs = [{"name": "test.xml", "uri": f"file://{report}"}] if report else []
+    return json.dumps({"id": {"testResult": {"label": label}},
+                       "testResult": {"status": status, "testActionOutput": outputs}})
+
+
+def run(tmp_path, events, expected, exit_code, capsys):
+    (tmp_path / "events.json").write_text("\n".join(['{"id": {}}'] + events) + "\n")
+    (tmp_path / "expected").write_text("\n".join(expected) + "\n")
+    code = count_tests.main([str(exit_code), str(tmp_path / "expected"), str(tmp_path / "events.json")])
+    return code, capsys.readouterr().out.strip().split("\n")
+
+
+def report(tmp_path, text):
+    path = tmp_path / "test report.xml"
+    path.write_text(text)
+    return str(path).replace(" ", "%20")
+
+
+def test_counts_cases_not_targets(tmp_path, capsys):
+    code, lines = run(tmp_path, [event("//a:t", "FAILED", report(tmp_path, REPORT))], ["//a:t"], 3, capsys)
+    assert code == 1
+    assert lines == ["FAILED //a:t: 1 of 4 cases", "3 passed, 1 failed, 1 skipped"]
+
+
+def test_all_green(tmp_path, capsys):
+    code, lines = run(tmp_path, [event("//a:t", "PASSED", report(tmp_path, GREEN))], ["//a:t"], 0, capsys)
+    assert (code, lines) == (0, ["3 passed, 0 failed"])
+
+
+def test_a_target_that_did_not_run_is_a_failure(tmp_path, capsys):
+    code, lines = run(tmp_path, [event("//a:t", "PASSED", report(tmp_path, GREEN))], ["//a:t", "//b:u"], 0, capsys)
+    assert code == 1
+    assert lines == ["FAILED //b:u: did not run", "2 passed, 1 failed"]
+
+
+def test_a_crash_without_a_report_is_a_failure(tmp_path, capsys):
+    code, lines = run(tmp_path, [event("//a:t", "FAILED", None)], ["//a:t"], 3, capsys)
+    assert code == 1
+    assert lines[-1] == "1 passed, 1 failed"
+
+
+def test_a_timeout_after_green_cases_is_a_failure(tmp_path, capsys):
+    code, lines = run(tmp_path, [event("//a:t", "TIMEOUT", report(tmp_path, GREEN))], ["//a:t"], 3, capsys)
+    assert code == 1
+    assert lines[-1] == "3 passed, 1 failed"
+
+
+def test_a_build_that_failed_is_a_failure(tmp_path, capsys):
+    code, lines = run(tmp_path, [event("//a:t", "PASSED", report(tmp_path, GREEN))], ["//a:t"], 1, capsys)
+    assert code == 1
+    assert lines[-1] == "3 passed, 1 failed"
