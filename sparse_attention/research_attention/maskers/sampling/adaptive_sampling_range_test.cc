@@ -1,14 +1,18 @@
 // Which keys adaptive sampling may draw, under both estimators, and the Python hub's rule in cases
 // worked out by hand; its golden outputs are in tests/golden.
 #include <ATen/Context.h>
+#include <ATen/ops/randint.h>
 
+#include <algorithm>
 #include <cmath>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "sparse_attention/base/random_tensors.h"
 #include "sparse_attention/base/status_matchers.h"
 #include "sparse_attention/research_attention/maskers/masker_testing.h"
 #include "sparse_attention/research_attention/maskers/sampling/adaptive_sampling.h"
@@ -114,6 +118,58 @@ TEST(AdaptiveSamplingHub, TheBaseSampleIsAtLeastTwoAndAFractionOfTheRange) {
     EXPECT_NEAR(weights.gt(0).sum(-1).to(at::kDouble).mean().item<double>(), distinct,
                 6 * std::sqrt(c.keys / 300));
   }
+}
+
+// The hub's budget before it is raised to the base sample: the one-sided normal quantile.
+int64_t HubBudget(double deviation, double denominator, double range, double epsilon,
+                  double quantile) {
+  const double root = quantile * deviation * range / std::max(epsilon * denominator, 1e-8);
+  return static_cast<int64_t>(std::clamp(root * root, 1.0, range));
+}
+
+TEST(AdaptiveSamplingHub, TheBudgetIsThatOfItsFormula) {
+  constexpr double kQuantile = 0.8416212335729143;         // of a standard normal at 0.8
+  EXPECT_EQ(HubBudget(0.05, 10, 100, 0.3, kQuantile), 1);  // a value of the hub: 1.97 truncated
+
+  constexpr int64_t kRows = 200, kKeys = 64, kBase = 2, kBegin = 2, kEnd = 61;
+  constexpr double kRange = kEnd - kBegin, kEpsilon = 0.5;
+  std::vector<std::vector<float>> logits(kRows, std::vector<float>(kKeys));
+  std::vector<std::string> held(kRows, std::string(kKeys, '.'));
+  RandomTensors random(2);
+  for (int64_t i = 0; i < kRows; ++i) {
+    for (float& x : logits[i]) x = static_cast<float>(random.Real(-5, 0));
+    held[i].replace(0, kBegin, "1s");
+  }
+  const AttentionInputs in = InputsWithLogits(logits);
+  const Mask mask = Sampled(*Sampler("2", "2", "3", "hub"), in, MaskFromRows(held));
+  const at::Tensor weights = mask.ToDense();
+
+  at::manual_seed(1);
+  const at::Tensor draws = at::randint(kBegin, kEnd, {kRows, kBase}, at::kLong);
+  int64_t above_base = 0;
+  for (int64_t i = 0; i < kRows; ++i) {
+    const double top = *std::max_element(logits[i].begin(), logits[i].end());
+    const auto mass = [&](int64_t key) { return std::exp(logits[i][key] - top); };
+    double denominator = mass(0) / (1 + 1e-6) + mass(1) / (0.25 + 1e-6);
+    std::set<int64_t> distinct;
+    double mean = 0, squares = 0;
+    for (int64_t s = 0; s < kBase; ++s) {
+      const int64_t key = draws[i][s].item<int64_t>();
+      distinct.insert(key);
+      mean += mass(key) / kBase;
+    }
+    for (int64_t s = 0; s < kBase; ++s) {
+      const double deviation = mass(draws[i][s].item<int64_t>()) - mean;
+      squares += deviation * deviation;
+    }
+    for (int64_t key : distinct) denominator += mass(key) / (kBase / kRange + 1e-6);
+    const int64_t budget = std::max(kBase, HubBudget(std::sqrt(squares / (kBase - 1)), denominator,
+                                                     kRange, kEpsilon, kQuantile));
+    above_base += budget > kBase;
+    const at::Tensor row = weights[0][0][i].narrow(0, kBegin, kKeys - kBegin);
+    EXPECT_NEAR(row.max().item<double>(), budget / kRange, 1e-6) << "row " << i;
+  }
+  EXPECT_GT(above_base, kRows / 5);
 }
 
 TEST(AdaptiveSamplingHub, WhatWasKeptStaysAndADrawnKeptKeyIsStillOne) {
