@@ -42,8 +42,9 @@ def prepare(args):
         tokenizer, work, retrieval_model.CONFIG["max_position_embeddings"])
 
     def encode(documents):
-        encodings = tokenizer.encode_batch(documents, add_special_tokens=False)
-        return np.concatenate([np.array(e.ids, np.uint16) for e in encodings])
+        # One at a time: encodings also hold offsets and strings, gigabytes for all documents.
+        return np.concatenate([np.array(tokenizer.encode(d, add_special_tokens=False).ids, np.uint16)
+                               for d in documents])
 
     streams = {name: encode(["\n\n" + document.strip() for document in documents])
                for name, documents in corpora.items()}
