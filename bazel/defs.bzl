@@ -59,7 +59,7 @@ _MASKER_DEPS = [
     "@python_env//:torch",
 ]
 
-def sa_masker(name, deps = [], test_deps = [], srcs = []):
+def sa_masker(name, deps = [], test_deps = [], test_size = "medium", srcs = []):
     """One method: x.h, x.cc and x_test.cc. sa_all_maskers in the same folder collects it."""
     sa_cc_library(
         name = name,
@@ -70,6 +70,7 @@ def sa_masker(name, deps = [], test_deps = [], srcs = []):
     )
     sa_cc_test(
         name = name + "_test",
+        size = test_size,
         srcs = [name + "_test.cc"],
         torch = True,
         deps = [

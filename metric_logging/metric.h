@@ -47,7 +47,7 @@ inline constexpr Metric kGuaranteeUnknownFraction{
     "guarantee_unknown_fraction", MetricType::kFloat, "fraction",
     "Rows whose sample cannot tell whether the (epsilon, delta) promise holds."};
 inline constexpr Metric kEmptyRows{"empty_rows", MetricType::kInteger, "rows",
-                                   "Query rows for which the mask selects no key."};
+                                   "Query rows that see no key."};
 inline constexpr Metric kNanRows{"nan_rows", MetricType::kInteger, "rows",
                                  "Query rows whose output holds a NaN."};
 
