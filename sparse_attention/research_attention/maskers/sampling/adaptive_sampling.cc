@@ -272,10 +272,14 @@ absl::StatusOr<Mask> AdaptiveSampling::Select(const AttentionInputs& in, const M
 }
 
 const MaskerDescriptor& AdaptiveSamplingDescriptor() {
-  static const MaskerDescriptor descriptor = MakeDescriptor<AdaptiveSampling>(
-      MaskerKind::kSampling,
-      "A uniform sample as large as a promise on the error asks for (vAttention).",
-      "Desai et al., vAttention: verified sparse attention, 2025", ScoringReads::kIndex);
+  static const MaskerDescriptor descriptor = [] {
+    MaskerDescriptor sampler = MakeDescriptor<AdaptiveSampling>(
+        MaskerKind::kSampling,
+        "A uniform sample as large as a promise on the error asks for (vAttention).",
+        "Desai et al., vAttention: verified sparse attention, 2025", ScoringReads::kIndex);
+    sampler.create = &CreateSampler<AdaptiveSampling>;
+    return sampler;
+  }();
   return descriptor;
 }
 

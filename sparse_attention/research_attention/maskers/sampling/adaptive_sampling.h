@@ -39,6 +39,14 @@ struct AdaptiveSamplingConfig {
   Estimator estimator = Estimator::kUnbiased;
   Guarantee guarantee = Guarantee::kDenominator;
 
+  absl::Status Validate() const {
+    if (estimator == Estimator::kUnbiased || guarantee == Guarantee::kDenominator) {
+      return absl::OkStatus();
+    }
+    return absl::InvalidArgumentError(
+        "guarantee must be \"denominator\" where estimator is \"hub\", got \"output\"");
+  }
+
   static auto Fields() {
     using C = AdaptiveSamplingConfig;
     return std::tuple(
@@ -74,7 +82,8 @@ class AdaptiveSampling final : public Masker {
   using Config = AdaptiveSamplingConfig;
   AdaptiveSampling(const AdaptiveSamplingConfig& config, const MaskerOptions& options);
   Json ToJson() const override { return ConfigToJson(config_); }
-  // The K rows of the base sample.
+  // The K rows of the base sample. Whether a promise is supported is judged by the exact logits of
+  // all open keys, which this engine has at hand; that reading is a diagnosis and not counted.
   int64_t IndexBytes(const AttentionInputs& inputs) const override;
 
  private:

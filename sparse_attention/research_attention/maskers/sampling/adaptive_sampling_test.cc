@@ -271,6 +271,20 @@ TEST(AdaptiveSampling, AGroupSharesItsDrawsAndTakesTheLargestBudget) {
   EXPECT_EQ(budgets[0].item<float>(), budgets[1].item<float>());
 }
 
+TEST(AdaptiveSampling, TheHubsRuleRefusesWhatItCannotDo) {
+  const Json hub = ParsedJson(Config("0.1", 0.1, 0.1, R"(, "estimator": "hub")"));
+  EXPECT_THAT(AdaptiveSamplingDescriptor().create(hub, {.selection = Selection::kKvGroup}),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       ::testing::HasSubstr("adaptive_sampling.estimator must be \"unbiased\"")));
+  EXPECT_THAT(
+      AdaptiveSamplingDescriptor().create(
+          ParsedJson(Config("0.1", 0.1, 0.1, R"(, "estimator": "hub", "guarantee": "output")")),
+          {}),
+      StatusIs(absl::StatusCode::kInvalidArgument,
+               ::testing::HasSubstr("guarantee must be \"denominator\"")));
+  EXPECT_THAT(AdaptiveSamplingDescriptor().create(hub, {}), IsOk());
+}
+
 TEST(AdaptiveSampling, FieldRules) {
   const auto error = [](const char* field, const char* value) {
     Json json = ParsedJson(Config("0.1", 0.1, 0.1));

@@ -54,9 +54,13 @@ absl::StatusOr<Mask> RandomSampling::Select(const AttentionInputs& in, const Mas
 }
 
 const MaskerDescriptor& RandomSamplingDescriptor() {
-  static const MaskerDescriptor descriptor =
-      MakeDescriptor<RandomSampling>(MaskerKind::kSampling, "A uniform random share of the keys.",
-                                     "the baseline of sampling methods", ScoringReads::kNothing);
+  static const MaskerDescriptor descriptor = [] {
+    MaskerDescriptor sampler =
+        MakeDescriptor<RandomSampling>(MaskerKind::kSampling, "A uniform random share of the keys.",
+                                       "the baseline of sampling methods", ScoringReads::kNothing);
+    sampler.create = &CreateSampler<RandomSampling>;
+    return sampler;
+  }();
   return descriptor;
 }
 
