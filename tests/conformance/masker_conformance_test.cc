@@ -211,6 +211,8 @@ TEST_P(MaskerConformance, TakesOddShapes) {
   };
   for (const TestShape& shape : shapes) {
     for (Selection selection : {Selection::kQueryHead, Selection::kKvGroup}) {
+      // The hub's rule has no groups and refuses them when it is made.
+      if (GetParam().like_hub() && selection == Selection::kKvGroup) continue;
       AttentionInputs in = RandomInputs(shape);
       in.causal = true;
       in.first_query_position = std::max<int64_t>(0, shape.keys - shape.queries);
