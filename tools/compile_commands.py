@@ -17,7 +17,8 @@ def main():
             continue
         # GCC's own switches that clang does not know.
         arguments = [a for a in arguments if a not in ("-fno-canonical-system-headers", "-Wno-free-nonheap-object",
-                                                       "-Wunused-but-set-parameter")]
+                                                       "-Wunused-but-set-parameter")
+                     and not a.startswith("-D__")]
         commands.append({"directory": root, "file": source, "arguments": arguments})
     json.dump(commands, sys.stdout, indent=1)
 
