@@ -1,6 +1,8 @@
 #include "adapters/huggingface/huggingface_adapter.h"
 
 #include <algorithm>
+#include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -35,6 +37,9 @@ HuggingFaceAdapter::HuggingFaceAdapter(std::unique_ptr<const HostAttention> atte
 
 absl::StatusOr<std::unique_ptr<const HuggingFaceAdapter>> HuggingFaceAdapter::Load(
     const std::string& folder, const HuggingFaceOptions& options) {
+  if (std::error_code error; !std::filesystem::is_directory(folder, error)) {
+    return absl::NotFoundError(absl::StrCat(folder, ": no such model folder"));
+  }
   SA_ASSIGN_OR_RETURN(auto attention, HostAttention::Create(options.pipeline));
   SA_ASSIGN_OR_RETURN(auto tokenizer, Tokenizer::FromFile(folder + "/tokenizer.json"));
   SA_ASSIGN_OR_RETURN(std::vector<int32_t> prefix, ContextPrefix(*tokenizer));
