@@ -368,8 +368,8 @@ class Counting final : public Masker {
     return std::make_unique<CountingState>();
   }
   static const MaskerDescriptor& Descriptor() {
-    static const MaskerDescriptor descriptor = MakeDescriptor<Counting>(
-        MaskerKind::kFixed, "Counts steps.", "this test", ScoringReads::kNothing);
+    static const MaskerDescriptor descriptor =
+        MakeDescriptor<Counting>({.summary = "Counts steps."});
     return descriptor;
   }
 

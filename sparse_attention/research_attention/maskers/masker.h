@@ -49,14 +49,23 @@ enum class ScoringReads {
   kIndex,    // an index of its own; see Masker::IndexBytes
 };
 
+// What a method says of itself. The texts are Markdown for docs/maskers.md.
+struct MaskerTraits {
+  MaskerKind kind = MaskerKind::kFixed;
+  const char* summary = "";      // one line, what it keeps
+  const char* source = "";       // paper or origin
+  const char* when_to_use = "";  // one or two sentences
+  const char* memory = "none";   // what its index takes, a key and KV head where it grows with keys
+  const char* reads = "nothing";  // what a step reads to choose, beside the keys it then attends to
+  ScoringReads scoring_reads = ScoringReads::kNothing;
+  bool only_adds = true;  // false: may clear keys that the previous mask held
+  // False: what a query keeps may depend on the other queries of its step.
+  bool queries_apart = true;
+};
+
 // Everything the outside knows of a method without creating it.
-struct MaskerDescriptor {
+struct MaskerDescriptor : MaskerTraits {
   const char* name;  // the "type" in JSON
-  MaskerKind kind;
-  const char* summary;  // one line for lists and documentation
-  const char* source;   // paper or origin
-  ScoringReads scoring_reads;
-  bool only_adds;  // false: may clear keys that the previous mask held
   absl::StatusOr<std::unique_ptr<Masker>> (*create)(const Json&, const MaskerOptions&);
   std::vector<FieldDoc> (*fields)();
   Json (*schema)();
@@ -120,18 +129,9 @@ absl::StatusOr<std::unique_ptr<Masker>> CreateMasker(const Json& json,
 }
 
 template <typename M>
-MaskerDescriptor MakeDescriptor(MaskerKind kind, const char* summary, const char* source,
-                                ScoringReads reads, bool only_adds = true) {
+MaskerDescriptor MakeDescriptor(const MaskerTraits& traits) {
   using Config = typename M::Config;
-  return {Config::kName,
-          kind,
-          summary,
-          source,
-          reads,
-          only_adds,
-          &CreateMasker<M>,
-          &DocumentFields<Config>,
-          &ConfigSchema<Config>};
+  return {traits, Config::kName, &CreateMasker<M>, &DocumentFields<Config>, &ConfigSchema<Config>};
 }
 
 }  // namespace sparse_attention

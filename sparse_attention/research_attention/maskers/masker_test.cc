@@ -31,8 +31,12 @@ class Probe final : public Masker {
       : Masker(Descriptor(), options), config_(config) {}
   Json ToJson() const override { return ConfigToJson(config_); }
   static const MaskerDescriptor& Descriptor() {
-    static const MaskerDescriptor descriptor = MakeDescriptor<Probe>(
-        MaskerKind::kSampling, "A probe.", "this test", ScoringReads::kAllKeys, false);
+    static const MaskerDescriptor descriptor =
+        MakeDescriptor<Probe>({.kind = MaskerKind::kSampling,
+                               .summary = "A probe.",
+                               .source = "this test",
+                               .scoring_reads = ScoringReads::kAllKeys,
+                               .only_adds = false});
     return descriptor;
   }
   mutable int selects = 0;

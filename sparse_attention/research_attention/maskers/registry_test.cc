@@ -59,8 +59,8 @@ class EveryOther final : public Masker {
       : Masker(Descriptor(), options), config_(config) {}
   Json ToJson() const override { return ConfigToJson(config_); }
   static const MaskerDescriptor& Descriptor() {
-    static const MaskerDescriptor descriptor = MakeDescriptor<EveryOther>(
-        MaskerKind::kFixed, "Every n-th key.", "a test", ScoringReads::kNothing);
+    static const MaskerDescriptor descriptor =
+        MakeDescriptor<EveryOther>({.summary = "Every n-th key."});
     return descriptor;
   }
 

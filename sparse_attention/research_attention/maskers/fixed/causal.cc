@@ -22,10 +22,12 @@ absl::StatusOr<Mask> Causal::Select(const AttentionInputs& in, const Mask& previ
 }
 
 const MaskerDescriptor& CausalDescriptor() {
-  static const MaskerDescriptor descriptor = MakeDescriptor<Causal>(
-      MaskerKind::kFixed, "Only keys up to the query's own position.",
-      "Vaswani et al., Attention is all you need, 2017", ScoringReads::kNothing,
-      /*only_adds=*/false);
+  static const MaskerDescriptor descriptor = MakeDescriptor<Causal>({
+      .summary = "Only keys up to the query's own position.",
+      .source = "Vaswani et al., Attention is all you need, 2017",
+      .when_to_use = "Where the host does not hide the future itself, or as the dense baseline.",
+      .only_adds = false,
+  });
   return descriptor;
 }
 

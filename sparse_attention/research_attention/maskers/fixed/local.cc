@@ -24,10 +24,12 @@ absl::StatusOr<Mask> Local::Select(const AttentionInputs& in, const Mask& previo
 }
 
 const MaskerDescriptor& LocalDescriptor() {
-  static const MaskerDescriptor descriptor = MakeDescriptor<Local>(
-      MaskerKind::kFixed, "A window of the latest keys.",
-      "Beltagy et al., Longformer: the long-document transformer, 2020", ScoringReads::kNothing,
-      /*only_adds=*/false);
+  static const MaskerDescriptor descriptor = MakeDescriptor<Local>({
+      .summary = "A window of the latest keys.",
+      .source = "Beltagy et al., Longformer: the long-document transformer, 2020",
+      .when_to_use = "In every pipeline: the latest tokens matter to nearly every head.",
+      .only_adds = false,
+  });
   return descriptor;
 }
 

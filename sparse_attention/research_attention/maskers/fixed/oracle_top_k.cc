@@ -10,11 +10,14 @@ absl::StatusOr<at::Tensor> OracleTopK::Scores(const AttentionInputs& in, MaskerS
 }
 
 const MaskerDescriptor& OracleTopKDescriptor() {
-  static const MaskerDescriptor descriptor = MakeDescriptor<OracleTopK>(
-      MaskerKind::kFixed, "The keys with the highest exact logits.",
-      "upper bound of top-k methods; Gupta et al., Memory-efficient transformers via top-k "
-      "attention, 2021",
-      ScoringReads::kAllKeys);
+  static const MaskerDescriptor descriptor = MakeDescriptor<OracleTopK>({
+      .summary = "The keys with the highest exact logits.",
+      .source = "upper bound of top-k methods; Gupta et al., Memory-efficient transformers via "
+                "top-k attention, 2021",
+      .when_to_use = "To know what top-k can reach at best; it reads every key and saves only V.",
+      .reads = "every key",
+      .scoring_reads = ScoringReads::kAllKeys,
+  });
   return descriptor;
 }
 

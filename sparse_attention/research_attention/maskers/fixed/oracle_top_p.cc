@@ -10,10 +10,13 @@ absl::StatusOr<at::Tensor> OracleTopP::Logits(const AttentionInputs& in, MaskerS
 }
 
 const MaskerDescriptor& OracleTopPDescriptor() {
-  static const MaskerDescriptor descriptor = MakeDescriptor<OracleTopP>(
-      MaskerKind::kFixed, "The fewest keys that hold a share of the exact attention mass.",
-      "upper bound of methods with an adaptive budget; Lin et al., Twilight, 2025",
-      ScoringReads::kAllKeys);
+  static const MaskerDescriptor descriptor = MakeDescriptor<OracleTopP>({
+      .summary = "The fewest keys that hold a share of the exact attention mass.",
+      .source = "upper bound of methods with an adaptive budget; Lin et al., Twilight, 2025",
+      .when_to_use = "To know how many keys each query needs; it reads every key.",
+      .reads = "every key",
+      .scoring_reads = ScoringReads::kAllKeys,
+  });
   return descriptor;
 }
 

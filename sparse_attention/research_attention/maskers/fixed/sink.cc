@@ -15,11 +15,11 @@ absl::StatusOr<Mask> Sink::Select(const AttentionInputs& in, const Mask& previou
 }
 
 const MaskerDescriptor& SinkDescriptor() {
-  static const MaskerDescriptor descriptor =
-      MakeDescriptor<Sink>(MaskerKind::kFixed, "The first keys of the sequence.",
-                           "Xiao et al., Efficient streaming language models with attention sinks, "
-                           "2023",
-                           ScoringReads::kNothing);
+  static const MaskerDescriptor descriptor = MakeDescriptor<Sink>({
+      .summary = "The first keys of the sequence.",
+      .source = "Xiao et al., Efficient streaming language models with attention sinks, 2023",
+      .when_to_use = "In every pipeline: models park much attention on their first tokens.",
+  });
   return descriptor;
 }
 

@@ -26,7 +26,7 @@ class Stub final : public TopKMasker {
   Json ToJson() const override { return ConfigToJson(config_); }
   static const MaskerDescriptor& Descriptor() {
     static const MaskerDescriptor descriptor =
-        MakeDescriptor<Stub>(MaskerKind::kFixed, "A stub.", "this test", ScoringReads::kIndex);
+        MakeDescriptor<Stub>({.summary = "A stub.", .scoring_reads = ScoringReads::kIndex});
     return descriptor;
   }
 

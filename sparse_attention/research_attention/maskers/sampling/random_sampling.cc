@@ -55,9 +55,12 @@ absl::StatusOr<Mask> RandomSampling::Select(const AttentionInputs& in, const Mas
 
 const MaskerDescriptor& RandomSamplingDescriptor() {
   static const MaskerDescriptor descriptor = [] {
-    MaskerDescriptor sampler =
-        MakeDescriptor<RandomSampling>(MaskerKind::kSampling, "A uniform random share of the keys.",
-                                       "the baseline of sampling methods", ScoringReads::kNothing);
+    MaskerDescriptor sampler = MakeDescriptor<RandomSampling>({
+        .kind = MaskerKind::kSampling,
+        .summary = "A uniform random share of the keys.",
+        .source = "the baseline of sampling methods",
+        .when_to_use = "As a baseline, or for the spread-out rest behind a top-k masker.",
+    });
     sampler.create = &CreateSampler<RandomSampling>;
     return sampler;
   }();
