@@ -16,7 +16,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "adapters/huggingface/safetensors.h"
+#include "sparse_attention/safetensors/safetensors.h"
 
 namespace sparse_attention {
 

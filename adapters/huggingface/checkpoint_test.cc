@@ -8,10 +8,10 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "adapters/huggingface/safetensors_writer.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "sparse_attention/base/status_matchers.h"
+#include "sparse_attention/safetensors/safetensors_writer.h"
 
 namespace sparse_attention {
 namespace {

@@ -1,7 +1,5 @@
 #include "adapters/huggingface/decoder_weights.h"
 
-#include <ATen/ops/from_blob.h>
-
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -9,23 +7,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "sparse_attention/base/torch_status.h"
+#include "sparse_attention/safetensors/tensor_of_view.h"
 
 namespace sparse_attention {
 namespace {
-
-absl::StatusOr<at::ScalarType> ScalarTypeOf(SafetensorsDtype dtype) {
-  switch (dtype) {
-    case SafetensorsDtype::kF32:
-      return at::kFloat;
-    case SafetensorsDtype::kF16:
-      return at::kHalf;
-    case SafetensorsDtype::kBF16:
-      return at::kBFloat16;
-    default:
-      return absl::UnimplementedError(
-          absl::StrCat("weights must be F32, F16 or BF16, got ", DtypeName(dtype)));
-  }
-}
 
 class Loader {
  public:
@@ -41,15 +26,10 @@ class Loader {
                                                      absl::StrJoin(shape, ", "), "], got [",
                                                      absl::StrJoin(view.shape, ", "), "]"));
     }
-    const absl::StatusOr<at::ScalarType> stored = ScalarTypeOf(view.dtype);
-    if (!stored.ok()) return Annotate(stored.status(), where);
-    if (!type_.has_value()) type_ = *stored;
-    // The tensor keeps the files open. It is only read: the mapping is write-protected.
-    const at::Tensor mapped = at::from_blob(
-        const_cast<std::byte*>(view.data), view.shape, [files = files_](void*) {},
-        at::TensorOptions().dtype(*stored));
-    const bool aligned = reinterpret_cast<uintptr_t>(view.data) % at::elementSize(*stored) == 0;
-    *out = (aligned ? mapped : mapped.clone()).to(device_, *type_);
+    const absl::StatusOr<at::Tensor> mapped = TensorOfView(view, files_);
+    if (!mapped.ok()) return Annotate(mapped.status(), where);
+    if (!type_.has_value()) type_ = mapped->scalar_type();
+    *out = mapped->to(device_, *type_);
     return absl::OkStatus();
   }
 

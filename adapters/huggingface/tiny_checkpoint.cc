@@ -10,9 +10,9 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "adapters/huggingface/model_config.h"
-#include "adapters/huggingface/safetensors_writer.h"
 #include "adapters/huggingface/tokenizer_byte_level.h"
 #include "sparse_attention/base/random_tensors.h"
+#include "sparse_attention/safetensors/safetensors_writer.h"
 
 namespace sparse_attention {
 namespace {

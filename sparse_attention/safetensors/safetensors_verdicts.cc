@@ -13,10 +13,10 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/escaping.h"
-#include "adapters/huggingface/safetensors.h"
-#include "adapters/huggingface/safetensors_corpus.h"
-#include "adapters/huggingface/safetensors_writer.h"
 #include "nlohmann/json.hpp"
+#include "sparse_attention/safetensors/safetensors.h"
+#include "sparse_attention/safetensors/safetensors_corpus.h"
+#include "sparse_attention/safetensors/safetensors_writer.h"
 
 namespace sparse_attention {
 namespace {

@@ -1,4 +1,4 @@
-#include "adapters/huggingface/safetensors_corpus.h"
+#include "sparse_attention/safetensors/safetensors_corpus.h"
 
 #include <cstdint>
 

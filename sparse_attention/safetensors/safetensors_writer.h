@@ -4,8 +4,8 @@
 //
 // Errors: InvalidArgument naming the tensor where a name repeats, is "__metadata__" or not UTF-8, a
 // dimension is negative, or `bytes` is not what shape and dtype need.
-#ifndef ADAPTERS_HUGGINGFACE_SAFETENSORS_WRITER_H_
-#define ADAPTERS_HUGGINGFACE_SAFETENSORS_WRITER_H_
+#ifndef SPARSE_ATTENTION_SAFETENSORS_SAFETENSORS_WRITER_H_
+#define SPARSE_ATTENTION_SAFETENSORS_SAFETENSORS_WRITER_H_
 
 #include <map>
 #include <string>
@@ -13,7 +13,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "adapters/huggingface/safetensors.h"
+#include "sparse_attention/safetensors/safetensors.h"
 
 namespace sparse_attention {
 
@@ -28,4 +28,4 @@ absl::Status WriteSafetensors(const std::string& path, std::vector<TensorView> t
 
 }  // namespace sparse_attention
 
-#endif  // ADAPTERS_HUGGINGFACE_SAFETENSORS_WRITER_H_
+#endif  // SPARSE_ATTENTION_SAFETENSORS_SAFETENSORS_WRITER_H_

@@ -1,4 +1,4 @@
-#include "adapters/huggingface/safetensors_writer.h"
+#include "sparse_attention/safetensors/safetensors_writer.h"
 
 #include <algorithm>
 #include <cstdint>
@@ -10,9 +10,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "adapters/huggingface/safetensors_header.h"
 #include "nlohmann/json.hpp"
 #include "sparse_attention/base/status.h"
+#include "sparse_attention/safetensors/safetensors_header.h"
 
 namespace sparse_attention {
 namespace {

@@ -1,4 +1,4 @@
-#include "adapters/huggingface/safetensors.h"
+#include "sparse_attention/safetensors/safetensors.h"
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -12,8 +12,8 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "adapters/huggingface/safetensors_header.h"
 #include "sparse_attention/base/status.h"
+#include "sparse_attention/safetensors/safetensors_header.h"
 
 namespace sparse_attention {
 namespace {

@@ -1,8 +1,8 @@
 // The JSON header of a safetensors file, read event by event, so that nothing in it can make the
 // reader recurse or allocate beyond a small multiple of the header's length. Parsing checks form
 // and types, SortAndCheckLayout sizes and offsets.
-#ifndef ADAPTERS_HUGGINGFACE_SAFETENSORS_HEADER_H_
-#define ADAPTERS_HUGGINGFACE_SAFETENSORS_HEADER_H_
+#ifndef SPARSE_ATTENTION_SAFETENSORS_SAFETENSORS_HEADER_H_
+#define SPARSE_ATTENTION_SAFETENSORS_SAFETENSORS_HEADER_H_
 
 #include <cstdint>
 #include <map>
@@ -12,7 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "adapters/huggingface/safetensors.h"
+#include "sparse_attention/safetensors/safetensors.h"
 
 namespace sparse_attention {
 
@@ -40,4 +40,4 @@ std::string TensorLabel(absl::string_view name);
 
 }  // namespace sparse_attention
 
-#endif  // ADAPTERS_HUGGINGFACE_SAFETENSORS_HEADER_H_
+#endif  // SPARSE_ATTENTION_SAFETENSORS_SAFETENSORS_HEADER_H_

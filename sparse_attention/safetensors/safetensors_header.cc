@@ -1,4 +1,4 @@
-#include "adapters/huggingface/safetensors_header.h"
+#include "sparse_attention/safetensors/safetensors_header.h"
 
 #include <algorithm>
 #include <limits>

@@ -1,4 +1,4 @@
-#include "adapters/huggingface/safetensors.h"
+#include "sparse_attention/safetensors/safetensors.h"
 
 #include <unistd.h>
 
@@ -11,12 +11,12 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "adapters/huggingface/safetensors_corpus.h"
-#include "adapters/huggingface/safetensors_writer.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "sparse_attention/base/philox.h"
 #include "sparse_attention/base/status_matchers.h"
+#include "sparse_attention/safetensors/safetensors_corpus.h"
+#include "sparse_attention/safetensors/safetensors_writer.h"
 
 namespace {
 // Bytes asked of operator new since the test began to count.

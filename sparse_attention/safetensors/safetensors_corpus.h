@@ -1,7 +1,7 @@
 // Hand-made safetensors files with the verdict that each must get: by the unit test and by the
 // comparison with the reference implementation.
-#ifndef ADAPTERS_HUGGINGFACE_SAFETENSORS_CORPUS_H_
-#define ADAPTERS_HUGGINGFACE_SAFETENSORS_CORPUS_H_
+#ifndef SPARSE_ATTENTION_SAFETENSORS_SAFETENSORS_CORPUS_H_
+#define SPARSE_ATTENTION_SAFETENSORS_SAFETENSORS_CORPUS_H_
 
 #include <string>
 #include <vector>
@@ -28,4 +28,4 @@ std::string SafetensorsBytes(const std::string& header, const std::string& data 
 
 }  // namespace sparse_attention
 
-#endif  // ADAPTERS_HUGGINGFACE_SAFETENSORS_CORPUS_H_
+#endif  // SPARSE_ATTENTION_SAFETENSORS_SAFETENSORS_CORPUS_H_

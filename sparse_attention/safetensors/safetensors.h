@@ -13,8 +13,8 @@
 // The header is at most 100,000,000 bytes. Offsets, sorted, must tile the data exactly: no hole, no
 // overlap, no trailing byte. All arithmetic is checked. Errors are InvalidArgument (NotFound for a
 // missing file) and name the file and the tensor.
-#ifndef ADAPTERS_HUGGINGFACE_SAFETENSORS_H_
-#define ADAPTERS_HUGGINGFACE_SAFETENSORS_H_
+#ifndef SPARSE_ATTENTION_SAFETENSORS_SAFETENSORS_H_
+#define SPARSE_ATTENTION_SAFETENSORS_SAFETENSORS_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -101,4 +101,4 @@ class SafetensorsFile {
 
 }  // namespace sparse_attention
 
-#endif  // ADAPTERS_HUGGINGFACE_SAFETENSORS_H_
+#endif  // SPARSE_ATTENTION_SAFETENSORS_SAFETENSORS_H_
