@@ -45,6 +45,8 @@ enum class RandomPurpose : uint32_t {
   kAdaptiveBaseSample = 1,
   kAdaptiveSample = 2,
   kTaskData = 3,
+  kPqCodebook = 4,
+  kHashPlanes = 5,
   kTest = 255,
 };
 

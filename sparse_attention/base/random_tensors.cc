@@ -2,10 +2,9 @@
 
 #include <ATen/ops/empty.h>
 
-#include <cmath>
 #include <limits>
-#include <numbers>
 
+#include "sparse_attention/base/normal.h"
 #include "sparse_attention/base/status.h"
 
 namespace sparse_attention {
@@ -23,11 +22,9 @@ at::Tensor RandomTensors::Normal(at::IntArrayRef shape, at::ScalarType type, dou
   at::Tensor result = at::empty(shape, at::kFloat);
   float* data = result.data_ptr<float>();
   for (int64_t i = 0; i < result.numel(); i += 2) {
-    // Box and Muller (1958): two uniform numbers give two normal ones. 1 - u is never 0.
-    const double radius = stddev * std::sqrt(-2 * std::log(1 - stream_.Uniform()));
-    const double angle = 2 * std::numbers::pi * stream_.Uniform();
-    data[i] = static_cast<float>(radius * std::cos(angle));
-    if (i + 1 < result.numel()) data[i + 1] = static_cast<float>(radius * std::sin(angle));
+    const auto [x, y] = NormalPair(stream_);
+    data[i] = static_cast<float>(stddev * x);
+    if (i + 1 < result.numel()) data[i + 1] = static_cast<float>(stddev * y);
   }
   return result.to(type);
 }

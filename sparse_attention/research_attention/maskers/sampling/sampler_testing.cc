@@ -9,16 +9,14 @@
 #include <cmath>
 #include <numeric>
 
+#include "sparse_attention/base/normal.h"
 #include "sparse_attention/base/philox.h"
 #include "sparse_attention/base/status.h"
 
 namespace sparse_attention {
 namespace {
 
-double Normal(PhiloxStream& stream) {
-  const double radius = std::sqrt(-2 * std::log(1 - stream.Uniform()));
-  return radius * std::cos(2 * M_PI * stream.Uniform());
-}
+double Normal(PhiloxStream& stream) { return NormalPair(stream).first; }
 
 }  // namespace
 
