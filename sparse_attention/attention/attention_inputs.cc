@@ -28,12 +28,6 @@ int64_t KeysPerPiece(const at::Tensor& x) {
   return std::max<int64_t>(256, kPieceBytes / std::max<int64_t>(1, bytes_per_key));
 }
 
-// Query heads that share a KV head become rows of one matrix: [b, hq, n, x] -> [b, hkv, group * n,
-// x].
-at::Tensor GroupRows(const at::Tensor& x, int64_t kv_heads) {
-  return x.reshape({x.size(0), kv_heads, (x.size(1) / kv_heads) * x.size(2), x.size(3)});
-}
-
 absl::Status Invalid(absl::string_view message) { return absl::InvalidArgumentError(message); }
 
 double LowestFinite(at::ScalarType type) {
@@ -101,6 +95,15 @@ absl::Status ValidateOptions(const AttentionInputs& in) {
 }
 
 }  // namespace
+
+at::Tensor GroupRows(const at::Tensor& x, int64_t kv_heads) {
+  return x.reshape({x.size(0), kv_heads, (x.size(1) / kv_heads) * x.size(2), x.size(3)});
+}
+
+at::Tensor UngroupRows(const at::Tensor& x, int64_t query_heads) {
+  const int64_t rows = x.size(1) * x.size(2);
+  return x.reshape({x.size(0), query_heads, query_heads == 0 ? 0 : rows / query_heads, x.size(3)});
+}
 
 double AttentionInputs::effective_scale() const {
   return scale.value_or(1 / std::sqrt(static_cast<double>(dim())));

@@ -81,6 +81,11 @@ std::optional<at::Tensor> VisibleKeys(const AttentionInputs& inputs);
 // Uses and fills `inputs.memo`. The caller must not change the result.
 at::Tensor ComputeLogits(const AttentionInputs& inputs);
 
+// Query heads that share a KV head as rows of one matrix: [batch, query heads, queries, x] to
+// [batch, KV heads, heads of a group * queries, x], and back.
+at::Tensor GroupRows(const at::Tensor& x, int64_t kv_heads);
+at::Tensor UngroupRows(const at::Tensor& x, int64_t query_heads);
+
 // probabilities [batch, query heads, queries, keys] float32 times V, summed over the keys, in
 // float32: [batch, query heads, queries, value dim]. V is converted in pieces, never whole.
 at::Tensor WeightedValues(const AttentionInputs& inputs, const at::Tensor& probabilities);

@@ -1,0 +1,86 @@
+#include "sparse_attention/key_index/quest_pages.h"
+
+#include <ATen/ops/amax.h>
+#include <ATen/ops/amin.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/matmul.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "sparse_attention/attention/attention_inputs.h"
+#include "sparse_attention/key_index/pseudo_quantize.h"
+
+namespace sparse_attention {
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr int64_t kPieceKeys = 4096;  // converted to float32 at a time
+
+// Bounds of pages of equal size, x [batch, heads, pages, keys of a page, dim].
+std::pair<at::Tensor, at::Tensor> Bounds(const at::Tensor& keys) {
+  const at::Tensor x = keys.to(at::kFloat);
+  const at::Tensor finite = x.isfinite().all(-1, /*keepdim=*/true);
+  at::Tensor low, high;
+  if (finite.all().item<bool>()) {
+    low = x.amin(3);
+    high = x.amax(3);
+  } else {
+    low = at::where(finite, x, kInfinity).amin(3);
+    high = at::where(finite, x, -kInfinity).amax(3);
+    const at::Tensor none = finite.any(3).logical_not_();
+    low.masked_fill_(none, 0);
+    high.masked_fill_(none, 0);
+  }
+  return {low, high};
+}
+
+}  // namespace
+
+QuestPages::QuestPages(const at::Tensor& keys, int64_t page_size, int64_t label_bits)
+    : page_size_(page_size), label_bits_(label_bits) {
+  const at::Tensor none =
+      at::zeros({keys.size(0), keys.size(1), 0, keys.size(3)}, keys.options().dtype(at::kFloat));
+  min_.Set(0, none);
+  max_.Set(0, none);
+  Extend(keys, 0);
+}
+
+void QuestPages::Extend(const at::Tensor& keys, int64_t unchanged) {
+  int64_t page = unchanged / page_size_;
+  const auto set = [&](const at::Tensor& of_pages) {
+    auto [low, high] = Bounds(of_pages);
+    if (label_bits_ < 16) {
+      low = PseudoQuantize(low, label_bits_);
+      high = PseudoQuantize(high, label_bits_);
+    }
+    min_.Set(page, low);
+    max_.Set(page, high);
+    page += low.size(2);
+  };
+  const int64_t whole_pages = keys.size(2) / page_size_;
+  if (page == whole_pages && keys.size(2) % page_size_ == 0) {  // nothing but a cut
+    min_.Set(page, min_.view().narrow(2, 0, 0));
+    max_.Set(page, max_.view().narrow(2, 0, 0));
+  }
+  while (page < whole_pages) {
+    const int64_t count =
+        std::min(whole_pages - page, std::max<int64_t>(1, kPieceKeys / page_size_));
+    set(keys.narrow(2, page * page_size_, count * page_size_).unflatten(2, {count, page_size_}));
+  }
+  if (const int64_t rest = keys.size(2) - whole_pages * page_size_; rest > 0) {
+    set(keys.narrow(2, whole_pages * page_size_, rest).unsqueeze(2));
+  }
+}
+
+at::Tensor QuestPages::Scores(const at::Tensor& q) const {
+  const at::Tensor rows = GroupRows(q.to(at::kFloat), min_.view().size(1));
+  const at::Tensor scores = at::matmul(rows.clamp_min(0), max_.view().transpose(2, 3));
+  scores.add_(at::matmul(rows.clamp_max(0), min_.view().transpose(2, 3)));
+  return UngroupRows(scores, q.size(1));
+}
+
+}  // namespace sparse_attention
