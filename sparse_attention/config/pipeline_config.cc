@@ -4,6 +4,7 @@
 #include <tuple>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "sparse_attention/base/status.h"
 #include "sparse_attention/config/field.h"
 #include "sparse_attention/config/hub_config.h"
@@ -170,6 +171,22 @@ Json PipelineToJson(const PipelineConfig& config) {
     for (const PipelineRule& rule : config.rules) json["layers"].push_back(RuleToJson(rule));
   }
   return json;
+}
+
+PipelineConfig ResolveModelPaths(const PipelineConfig& config, absl::string_view model_folder) {
+  constexpr absl::string_view kPlaceholder = "{model}/";
+  PipelineConfig resolved = config;
+  for (PipelineRule& rule : resolved.rules) {
+    for (Json& masker : rule.maskers) {
+      for (Json& value : masker) {
+        if (!value.is_string()) continue;
+        absl::string_view path = value.get_ref<const std::string&>();
+        if (!absl::ConsumePrefix(&path, kPlaceholder)) continue;
+        value = absl::StrCat(model_folder, "/", path);
+      }
+    }
+  }
+  return resolved;
 }
 
 std::string MaskerPath(const PipelineConfig& config, size_t rule, size_t masker) {

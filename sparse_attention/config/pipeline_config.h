@@ -20,6 +20,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "sparse_attention/config/enum_names.h"
 #include "sparse_attention/config/index_ranges.h"
 #include "sparse_attention/config/json.h"
@@ -86,6 +87,10 @@ absl::StatusOr<PipelineConfig> PipelineFromFile(const std::string& path);
 // One rule for everything is written as "maskers", otherwise "layers". Gives back an equal pipeline
 // when read.
 Json PipelineToJson(const PipelineConfig& config);
+
+// The pipeline with "{model}/" at the beginning of a masker's text fields replaced by the folder of
+// the model that it runs with: how presets name weights that lie beside a model's own.
+PipelineConfig ResolveModelPaths(const PipelineConfig& config, absl::string_view model_folder);
 
 // Where an entry stands, to begin messages with: "pipeline.maskers[2]",
 // "pipeline.layers[1].maskers[0]".

@@ -305,5 +305,17 @@ TEST(PipelineConfig, DamagedTextIsReadOrRefusedAndNeverCrashes) {
   EXPECT_LT(accepted, kTrials / 2);
 }
 
+TEST(ResolveModelPaths, ReplacesThePlaceholderAtTheBeginningOfTexts) {
+  SA_ASSERT_OK_AND_ASSIGN(const PipelineConfig config,
+                          PipelineFromJson(*ParseJson(R"({"type": "research", "maskers": [
+          {"type": "a", "file": "{model}/x.json", "other": "in/{model}/y", "size": 3},
+          {"type": "b", "file": "{model}"}]})")));
+  const PipelineConfig resolved = ResolveModelPaths(config, "/some/model");
+  EXPECT_EQ(DumpJson(resolved.rules[0].maskers[0]),
+            R"({"type":"a","file":"/some/model/x.json","other":"in/{model}/y","size":3})");
+  EXPECT_EQ(DumpJson(resolved.rules[0].maskers[1]), R"({"type":"b","file":"{model}"})");
+  EXPECT_EQ(ResolveModelPaths(resolved, "/other"), resolved);
+}
+
 }  // namespace
 }  // namespace sparse_attention
