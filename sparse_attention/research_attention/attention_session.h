@@ -22,6 +22,11 @@ class AttentionSession {
     return state.get();
   }
 
+  // The sequence is cut back to what ResearchAttention::Prepare was given.
+  void Rewind() {
+    for (auto& [place, state] : states_) state->Rewind();
+  }
+
   // Forgets everything: the next step starts a new sequence.
   void Reset() { states_.clear(); }
 

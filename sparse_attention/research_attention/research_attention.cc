@@ -36,6 +36,10 @@ double IndexBytesFraction(const AttentionInputs& in,
 
 absl::StatusOr<std::unique_ptr<const ResearchAttention>> ResearchAttention::Create(
     const PipelineConfig& config) {
+  if (config.type != EngineType::kResearch) {
+    return absl::InvalidArgumentError(
+        "pipeline.type must be \"research\" for the research engine, got \"efficient\"");
+  }
   std::unique_ptr<ResearchAttention> attention(new ResearchAttention(config));
   const MaskerOptions options{config.seed, config.selection, config.group_reduce};
   for (size_t rule = 0; rule < config.rules.size(); ++rule) {
@@ -95,6 +99,22 @@ absl::StatusOr<Mask> ResearchAttention::RunRule(int rule, const AttentionInputs&
     SA_ASSIGN_OR_RETURN(mask, maskers[i]->AddMask(inputs, mask, state));
   }
   return mask;
+}
+
+absl::Status ResearchAttention::Prepare(const AttentionInputs& inputs,
+                                        AttentionSession* session) const {
+  SA_RETURN_IF_ERROR(ValidateInputs(inputs));
+  const std::vector<int> rules = RulesOfHeads(inputs.layer, inputs.query_heads());
+  for (int rule : std::set<int>(rules.begin(), rules.end())) {
+    if (rule == kDenseRule) continue;
+    const Maskers& maskers = maskers_of_rules_[rule];
+    for (size_t i = 0; i < maskers.size(); ++i) {
+      MaskerState* state =
+          session->StateFor(inputs.layer, rule, static_cast<int64_t>(i), *maskers[i]);
+      SA_RETURN_IF_ERROR(maskers[i]->Prepare(inputs, state));
+    }
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<Mask> ResearchAttention::BuildMask(const AttentionInputs& inputs,

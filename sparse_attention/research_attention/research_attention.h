@@ -43,6 +43,11 @@ class ResearchAttention {
   absl::StatusOr<AttentionResult> Run(const AttentionInputs& inputs, AttentionSession* session,
                                       MetricSink* sink = nullptr) const;
 
+  // Lets the maskers of layer `inputs.layer` build their indexes over the keys of `inputs`, whose
+  // queries may be none: [batch, query heads, 0, dim]. What they build depends on these keys alone
+  // and not on the step that comes first.
+  absl::Status Prepare(const AttentionInputs& inputs, AttentionSession* session) const;
+
   // The mask alone.
   absl::StatusOr<Mask> BuildMask(const AttentionInputs& inputs, AttentionSession* session) const;
 

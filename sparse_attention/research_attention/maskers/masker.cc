@@ -5,6 +5,11 @@
 
 namespace sparse_attention {
 
+absl::Status Masker::Prepare(const AttentionInputs& inputs, MaskerState* state) const {
+  SA_RETURN_IF_ERROR(ValidateInputs(inputs));
+  return Annotate(CatchTorch([&] { return PrepareState(inputs, state); }), descriptor_.name);
+}
+
 absl::StatusOr<Mask> Masker::AddMask(const AttentionInputs& inputs, const Mask& previous,
                                      MaskerState* state) const {
   SA_RETURN_IF_ERROR(ValidateInputs(inputs));

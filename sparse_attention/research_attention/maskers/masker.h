@@ -61,6 +61,9 @@ struct MaskerTraits {
   bool only_adds = true;  // false: may clear keys that the previous mask held
   // False: what a query keeps may depend on the other queries of its step.
   bool queries_apart = true;
+  // False: what an index holds of a key may depend on the other keys, visible or not: pages,
+  // codebooks, centres.
+  bool keys_apart = true;
 };
 
 // Everything the outside knows of a method without creating it.
@@ -81,6 +84,9 @@ struct RowMetric {
 class MaskerState {
  public:
   virtual ~MaskerState() = default;
+  // The sequence is cut back to the keys of the latest Prepare; what only later steps told is
+  // forgotten. Indexes need not do anything: they notice at the next step.
+  virtual void Rewind() {}
   std::vector<RowMetric> step_metrics;  // of the latest step
 };
 
@@ -100,6 +106,11 @@ class Masker {
   absl::StatusOr<Mask> AddMask(const AttentionInputs& inputs, const Mask& previous,
                                MaskerState* state) const;
 
+  // Builds what the method remembers of the keys of `inputs`, whose queries may be none, as the
+  // prefix of what follows. Without it the first AddMask does so with the keys that it gets. Errors
+  // as AddMask.
+  absl::Status Prepare(const AttentionInputs& inputs, MaskerState* state) const;
+
   virtual std::unique_ptr<MaskerState> NewState() const { return std::make_unique<MaskerState>(); }
   // The config as JSON, defaults included.
   virtual Json ToJson() const = 0;
@@ -115,6 +126,11 @@ class Masker {
   virtual absl::StatusOr<Mask> Select(const AttentionInputs& inputs, const Mask& previous,
                                       MaskerState* state) const = 0;
 
+  // Assumes valid inputs. May throw LibTorch's exceptions.
+  virtual absl::Status PrepareState(const AttentionInputs&, MaskerState*) const {
+    return absl::OkStatus();
+  }
+
   const MaskerDescriptor& descriptor_;
   const MaskerOptions options_;
 };
@@ -128,10 +144,18 @@ absl::StatusOr<std::unique_ptr<Masker>> CreateMasker(const Json& json,
   return std::make_unique<M>(config, options);
 }
 
+// With a function of its own where a config is not all that a masker is made of.
+template <typename M>
+MaskerDescriptor MakeDescriptor(
+    const MaskerTraits& traits,
+    absl::StatusOr<std::unique_ptr<Masker>> (*create)(const Json&, const MaskerOptions&)) {
+  using Config = typename M::Config;
+  return {traits, Config::kName, create, &DocumentFields<Config>, &ConfigSchema<Config>};
+}
+
 template <typename M>
 MaskerDescriptor MakeDescriptor(const MaskerTraits& traits) {
-  using Config = typename M::Config;
-  return {traits, Config::kName, &CreateMasker<M>, &DocumentFields<Config>, &ConfigSchema<Config>};
+  return MakeDescriptor<M>(traits, &CreateMasker<M>);
 }
 
 }  // namespace sparse_attention

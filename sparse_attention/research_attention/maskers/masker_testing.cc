@@ -5,8 +5,7 @@
 #include <ATen/ops/eye.h>
 #include <ATen/ops/zeros.h>
 
-#include <cmath>
-
+#include "sparse_attention/base/normal.h"
 #include "sparse_attention/base/philox.h"
 #include "sparse_attention/base/status.h"
 
@@ -18,20 +17,21 @@ at::Tensor Normal(at::IntArrayRef sizes, uint64_t seed, uint32_t stream_id, at::
   float* data = x.data_ptr<float>();
   PhiloxStream stream(seed, RandomPurpose::kTest, stream_id, 0, 0);
   for (int64_t i = 0; i < x.numel(); ++i) {
-    // Box-Muller; 1 - u keeps the logarithm finite.
-    const double radius = std::sqrt(-2 * std::log(1 - stream.Uniform()));
-    data[i] = static_cast<float>(radius * std::cos(2 * M_PI * stream.Uniform()));
+    data[i] = static_cast<float>(NormalPair(stream).first);
   }
   return x.to(type);
 }
 
 }  // namespace
 
+int64_t LayerOfShape(const TestShape& s) { return (s.dim * 16 + s.kv_heads) * 16 + s.heads; }
+
 AttentionInputs RandomInputs(const TestShape& s, uint64_t seed, at::ScalarType type) {
   AttentionInputs in;
   in.q = Normal({s.batch, s.heads, s.queries, s.dim}, seed, 0, type);
   in.k = Normal({s.batch, s.kv_heads, s.keys, s.dim}, seed, 1, type);
   in.v = Normal({s.batch, s.kv_heads, s.keys, s.dim}, seed, 2, type);
+  in.layer = LayerOfShape(s);
   return in;
 }
 

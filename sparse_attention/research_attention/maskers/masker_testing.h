@@ -27,7 +27,11 @@ struct TestShape {
   int64_t dim = 8;
 };
 
-// Standard normal q, k, v on the host; the same seed gives the same tensors everywhere.
+// A number for each (heads, KV heads, dim), so that one weight file can serve tests of all shapes.
+int64_t LayerOfShape(const TestShape& shape);
+
+// Standard normal q, k, v of layer LayerOfShape on the host; the same seed gives the same tensors
+// everywhere.
 AttentionInputs RandomInputs(const TestShape& shape, uint64_t seed = 1,
                              at::ScalarType type = at::kFloat);
 

@@ -39,6 +39,10 @@ at::Tensor SelectTopK(const at::Tensor& scores, const at::Tensor& eligible, int6
   return selected.logical_or_(tied.logical_and(rank.le(places)));
 }
 
+at::Tensor AddBias(const at::Tensor& scores, const AttentionInputs& in) {
+  return in.bias.has_value() ? scores.add(in.bias->narrow(3, 0, in.keys())) : scores;
+}
+
 at::Tensor ReduceGroup(const at::Tensor& scores, const at::Tensor& eligible, int64_t kv_heads,
                        GroupReduce reduce) {
   const at::Tensor in_group = SplitGroups(eligible, kv_heads);

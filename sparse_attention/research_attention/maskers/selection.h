@@ -22,6 +22,9 @@ at::Tensor EligibleKeys(const AttentionInputs& inputs, const Mask& previous);
 // index wins. NaN counts as the highest. `scores` float32, `eligible` bool of the same shape.
 at::Tensor SelectTopK(const at::Tensor& scores, const at::Tensor& eligible, int64_t k);
 
+// `scores` [batch, query heads, queries, keys] plus the additive bias of the inputs, if any.
+at::Tensor AddBias(const at::Tensor& scores, const AttentionInputs& inputs);
+
 // One row of scores for the query heads that share a KV head: [batch, heads, queries, keys] reduced
 // to [batch, KV heads, queries, keys]. Entries of a head that are not eligible for it do not take
 // part.

@@ -35,11 +35,19 @@ class TopKMasker : public Masker {
   virtual absl::StatusOr<at::Tensor> Scores(const AttentionInputs& inputs,
                                             MaskerState* state) const = 0;
 
-  // heavy_size keys per query among those that are visible and not held by `previous`, all of them
-  // where there are fewer. Of equal scores the lowest index wins. Full where heavy_size covers all
-  // keys of the sequence.
+  // heavy_size keys per query among those that are visible and, by the rules below, candidates; all
+  // of them where there are fewer. Of equal scores the lowest index wins.
   absl::StatusOr<Mask> Select(const AttentionInputs& inputs, const Mask& previous,
                               MaskerState* state) const final;
+
+  // True where the mask becomes full instead: `k` is the budget.
+  virtual bool KeepsAll(const AttentionInputs& inputs, int64_t k) const {
+    return inputs.keys() <= k;
+  }
+  // The first key that is looked at.
+  virtual int64_t FirstCandidate() const { return 0; }
+  // False: keys that `previous` holds take places of the budget too.
+  virtual bool SpendsBesideHeld() const { return true; }
 
   const Budget heavy_size_;
 };

@@ -272,20 +272,18 @@ absl::StatusOr<Mask> AdaptiveSampling::Select(const AttentionInputs& in, const M
 }
 
 const MaskerDescriptor& AdaptiveSamplingDescriptor() {
-  static const MaskerDescriptor descriptor = [] {
-    MaskerDescriptor sampler = MakeDescriptor<AdaptiveSampling>({
-        .kind = MaskerKind::kSampling,
-        .summary = "A uniform sample as large as a promise on the error asks for (vAttention).",
-        .source = "Desai et al., vAttention: verified sparse attention, 2025",
-        .when_to_use = "Behind any top-k masker, where the error must be known: the sample grows "
-                       "until the relative error is at most `epsilon` with probability "
-                       "1 - `delta`.",
-        .reads = "the base sample's keys",
-        .scoring_reads = ScoringReads::kIndex,
-    });
-    sampler.create = &CreateSampler<AdaptiveSampling>;
-    return sampler;
-  }();
+  static const MaskerDescriptor descriptor = MakeDescriptor<AdaptiveSampling>(
+      {
+          .kind = MaskerKind::kSampling,
+          .summary = "A uniform sample as large as a promise on the error asks for (vAttention).",
+          .source = "Desai et al., vAttention: verified sparse attention, 2025",
+          .when_to_use = "Behind any top-k masker, where the error must be known: the sample grows "
+                         "until the relative error is at most `epsilon` with probability "
+                         "1 - `delta`.",
+          .reads = "the base sample's keys",
+          .scoring_reads = ScoringReads::kIndex,
+      },
+      &CreateSampler<AdaptiveSampling>);
   return descriptor;
 }
 

@@ -54,16 +54,14 @@ absl::StatusOr<Mask> RandomSampling::Select(const AttentionInputs& in, const Mas
 }
 
 const MaskerDescriptor& RandomSamplingDescriptor() {
-  static const MaskerDescriptor descriptor = [] {
-    MaskerDescriptor sampler = MakeDescriptor<RandomSampling>({
-        .kind = MaskerKind::kSampling,
-        .summary = "A uniform random share of the keys.",
-        .source = "the baseline of sampling methods",
-        .when_to_use = "As a baseline, or for the spread-out rest behind a top-k masker.",
-    });
-    sampler.create = &CreateSampler<RandomSampling>;
-    return sampler;
-  }();
+  static const MaskerDescriptor descriptor = MakeDescriptor<RandomSampling>(
+      {
+          .kind = MaskerKind::kSampling,
+          .summary = "A uniform random share of the keys.",
+          .source = "the baseline of sampling methods",
+          .when_to_use = "As a baseline, or for the spread-out rest behind a top-k masker.",
+      },
+      &CreateSampler<RandomSampling>);
   return descriptor;
 }
 

@@ -1,0 +1,108 @@
+#include "sparse_attention/research_attention/maskers/fixed/double_sparsity_top_k.h"
+
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "sparse_attention/key_index/label_cache.h"
+#include "sparse_attention/research_attention/maskers/index_state.h"
+#include "sparse_attention/research_attention/maskers/selection.h"
+
+namespace sparse_attention {
+namespace {
+
+using State = IndexState<LabelCache>;
+
+const LabelCache& UpdateLabels(const AttentionInputs& in, const at::Tensor& channels,
+                               int64_t label_bits, State& state) {
+  return state.Update(
+      in, [&] { return LabelCache(in.k, channels.to(in.q.device()), label_bits); },
+      [&](LabelCache& labels, int64_t unchanged) { labels.Extend(in.k, unchanged); });
+}
+
+absl::StatusOr<std::unique_ptr<Masker>> Create(const Json& json, const MaskerOptions& options) {
+  SA_ASSIGN_OR_RETURN(const auto config, ConfigFromJson<DoubleSparsityTopKConfig>(json));
+  absl::StatusOr<ChannelFile> file = ReadChannelFile(config.sorted_channel_file);
+  if (!file.ok()) {
+    return Annotate(file.status(), absl::StrCat(config.kName, ".sorted_channel_file"));
+  }
+  return std::make_unique<DoubleSparsityTopK>(
+      config, options, std::make_shared<const ChannelFile>(*std::move(file)));
+}
+
+}  // namespace
+
+DoubleSparsityTopK::DoubleSparsityTopK(const DoubleSparsityTopKConfig& config,
+                                       const MaskerOptions& options,
+                                       std::shared_ptr<const ChannelFile> channels)
+    : TopKMasker(DoubleSparsityTopKDescriptor(), options, config.heavy_size),
+      config_(config),
+      channels_(std::move(channels)) {}
+
+std::unique_ptr<MaskerState> DoubleSparsityTopK::NewState() const {
+  return std::make_unique<State>();
+}
+
+absl::StatusOr<at::Tensor> DoubleSparsityTopK::ChannelsOf(const AttentionInputs& in) const {
+  const int64_t count = in.dim() / config_.group_factor;
+  if (count == 0) {
+    return RuleError("group_factor", absl::StrCat("must be at most the dim, ", in.dim()),
+                     absl::StrCat(config_.group_factor));
+  }
+  const absl::StatusOr<ChannelLists> lists = channels_->Layer(in.layer, config_.channel_selection);
+  if (!lists.ok()) return Annotate(lists.status(), config_.sorted_channel_file);
+  const auto fits = [&](const std::vector<int64_t>& list) {
+    return static_cast<int64_t>(list.size()) == in.dim();
+  };
+  if (static_cast<int64_t>(lists->size()) != in.query_heads() ||
+      !std::all_of(lists->begin(), lists->end(), fits)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        config_.sorted_channel_file, ": layer ", in.layer, " has lists of ", lists->size(),
+        " query heads, the first of ", lists->empty() ? 0 : lists->front().size(),
+        " channels; the inputs have ", in.query_heads(), " query heads of dim ", in.dim()));
+  }
+  at::Tensor channels = at::empty({in.query_heads(), count}, at::kLong);
+  int64_t* out = channels.data_ptr<int64_t>();
+  for (const std::vector<int64_t>& list : *lists) out = std::copy_n(list.begin(), count, out);
+  return channels;
+}
+
+absl::Status DoubleSparsityTopK::PrepareState(const AttentionInputs& in, MaskerState* state) const {
+  SA_ASSIGN_OR_RETURN(const at::Tensor channels, ChannelsOf(in));
+  UpdateLabels(in, channels, config_.label_bits, static_cast<State&>(*state));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<at::Tensor> DoubleSparsityTopK::Scores(const AttentionInputs& in,
+                                                      MaskerState* state) const {
+  SA_ASSIGN_OR_RETURN(const at::Tensor channels, ChannelsOf(in));
+  return WithState<State>(state, [&](State& own) {
+    return AddBias(UpdateLabels(in, channels, config_.label_bits, own).Scores(in.q), in);
+  });
+}
+
+int64_t DoubleSparsityTopK::IndexBytes(const AttentionInputs& in) const {
+  const absl::StatusOr<at::Tensor> channels = ChannelsOf(in);
+  if (!channels.ok()) return 0;
+  return LabelCache::Bytes(in, *channels, config_.label_bits);
+}
+
+const MaskerDescriptor& DoubleSparsityTopKDescriptor() {
+  static const MaskerDescriptor descriptor = MakeDescriptor<DoubleSparsityTopK>(
+      {
+          .summary = "The keys with the highest products over a few channels that matter.",
+          .source = "Yang et al., Post-training sparse attention with double sparsity, 2024",
+          .when_to_use = "Where a short calibration of the model is at hand: simple and robust. "
+                         "Calibrate with shared lists, so that labels are kept once for a KV head.",
+          .memory =
+              "dim / group_factor bytes (label_bits up to 8) and two floats, a query head where "
+              "lists are not shared",
+          .reads = "the labels of every key",
+          .scoring_reads = ScoringReads::kIndex,
+      },
+      &Create);
+  return descriptor;
+}
+
+}  // namespace sparse_attention

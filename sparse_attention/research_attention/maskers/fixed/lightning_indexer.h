@@ -1,0 +1,49 @@
+// LightningIndexer: keeps the keys that a few small, trained indexer heads score highest, the same
+// keys for all query heads.
+#ifndef SPARSE_ATTENTION_RESEARCH_ATTENTION_MASKERS_FIXED_LIGHTNING_INDEXER_H_
+#define SPARSE_ATTENTION_RESEARCH_ATTENTION_MASKERS_FIXED_LIGHTNING_INDEXER_H_
+
+#include <memory>
+#include <string>
+#include <tuple>
+
+#include "sparse_attention/key_index/indexer_keys.h"
+#include "sparse_attention/research_attention/maskers/fixed/top_k_masker.h"
+
+namespace sparse_attention {
+
+struct LightningIndexerConfig : TopKConfig {
+  static constexpr char kName[] = "lightning_indexer";
+  std::string weight_file;
+  static auto Fields() {
+    return std::tuple_cat(
+        TopKFields<LightningIndexerConfig>(),
+        std::tuple(Field{"weight_file", &LightningIndexerConfig::weight_file,
+                         "Safetensors file of the indexer; {model}/ stands for the model's folder.",
+                         NonEmpty(), Required()}));
+  }
+};
+
+class LightningIndexer final : public TopKMasker {
+ public:
+  using Config = LightningIndexerConfig;
+  LightningIndexer(const LightningIndexerConfig& config, const MaskerOptions& options,
+                   std::shared_ptr<const IndexerWeights> weights);
+  Json ToJson() const override { return ConfigToJson(config_); }
+  std::unique_ptr<MaskerState> NewState() const override;
+  int64_t IndexBytes(const AttentionInputs& inputs) const override;
+
+ private:
+  absl::StatusOr<at::Tensor> Scores(const AttentionInputs& inputs,
+                                    MaskerState* state) const override;
+  absl::Status PrepareState(const AttentionInputs& inputs, MaskerState* state) const override;
+
+  const LightningIndexerConfig config_;
+  const std::shared_ptr<const IndexerWeights> weights_;
+};
+
+const MaskerDescriptor& LightningIndexerDescriptor();
+
+}  // namespace sparse_attention
+
+#endif  // SPARSE_ATTENTION_RESEARCH_ATTENTION_MASKERS_FIXED_LIGHTNING_INDEXER_H_

@@ -1,0 +1,79 @@
+// MagicPig: samples the keys that share a bucket with the query in at least one of several hash
+// tables, each weighed by the probability of that.
+#ifndef SPARSE_ATTENTION_RESEARCH_ATTENTION_MASKERS_SAMPLING_MAGIC_PIG_H_
+#define SPARSE_ATTENTION_RESEARCH_ATTENTION_MASKERS_SAMPLING_MAGIC_PIG_H_
+
+#include <tuple>
+#include <utility>
+
+#include "sparse_attention/research_attention/maskers/masker.h"
+#include "sparse_attention/research_attention/maskers/sampling/estimator.h"
+
+namespace sparse_attention {
+
+enum class HashPacking { kInt64, kFloat32 };
+
+template <>
+struct EnumNames<HashPacking> {
+  static constexpr std::pair<HashPacking, const char*> kTable[] = {
+      {HashPacking::kInt64, "int64"}, {HashPacking::kFloat32, "float32"}};
+};
+
+struct MagicPigConfig {
+  static constexpr char kName[] = "magic_pig";
+  int64_t lsh_l = 75;
+  int64_t lsh_k = 10;
+  bool center = true;
+  HashPacking packing = HashPacking::kInt64;
+  uint64_t seed = 42;
+  Estimator estimator = Estimator::kUnbiased;
+  static auto Fields() {
+    return std::tuple(
+        Field{"lsh_l", &MagicPigConfig::lsh_l, "Tables.", Positive().Says("must be positive"),
+              Required()},
+        Field{"lsh_k", &MagicPigConfig::lsh_k, "Planes of a table, 64 at most.",
+              Positive().Says("must be positive"), Required()},
+        Field{"center", &MagicPigConfig::center, "Subtract the mean of the keys first."},
+        Field{"packing", &MagicPigConfig::packing,
+              "How the Python hub keeps signatures; here they are always packed."},
+        Field{"seed", &MagicPigConfig::seed, "Of the planes, together with the pipeline's seed."},
+        Field{"estimator", &MagicPigConfig::estimator,
+              "unbiased: among visible keys not yet kept, with a radius a head; hub: the Python "
+              "hub's rule."},
+        IgnoredField{"search_space"});
+  }
+  absl::Status Validate() const;
+};
+
+class MagicPig final : public Masker {
+ public:
+  using Config = MagicPigConfig;
+  MagicPig(const MagicPigConfig& config, const MaskerOptions& options);
+  Json ToJson() const override { return ConfigToJson(config_); }
+  std::unique_ptr<MaskerState> NewState() const override;
+  int64_t IndexBytes(const AttentionInputs& inputs) const override;
+
+ private:
+  // The draw is the choice of planes: a key is selected where it shares a bucket, with weight
+  // 1 - (1 - p^lsh_k)^lsh_l, p = 1 - angle / pi after the transform of key_index/mips_transform.h.
+  // Centre and radius are those of the keys that the index was built from; a later key beyond the
+  // radius has all keys hashed again. In a KV group the sum of the heads' directions is hashed.
+  // Hub: all keys, visible or held or not; queries are centred like keys; one radius for the whole
+  // tensor, which grows with later keys while the signatures of earlier ones stay; planes from
+  // LibTorch's generator, seeded by seed + layer; weights are added to those of the previous mask.
+  absl::StatusOr<Mask> Select(const AttentionInputs& inputs, const Mask& previous,
+                              MaskerState* state) const override;
+  absl::Status PrepareState(const AttentionInputs& inputs, MaskerState* state) const override;
+
+  const MagicPigConfig config_;
+};
+
+// The planes of a layer, float32 [lsh_l, lsh_k, dim + 1] on the host.
+at::Tensor MagicPigPlanes(const MagicPigConfig& config, uint64_t pipeline_seed, int64_t layer,
+                          int64_t dim);
+
+const MaskerDescriptor& MagicPigDescriptor();
+
+}  // namespace sparse_attention
+
+#endif  // SPARSE_ATTENTION_RESEARCH_ATTENTION_MASKERS_SAMPLING_MAGIC_PIG_H_
