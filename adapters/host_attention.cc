@@ -1,5 +1,6 @@
 #include "adapters/host_attention.h"
 
+#include <atomic>
 #include <utility>
 #include <vector>
 
@@ -37,6 +38,12 @@ void LogDense(const AttentionInputs& in, const at::Tensor& out, MetricSink* sink
 }
 
 }  // namespace
+
+HostAttention::HostAttention(std::unique_ptr<const ResearchAttention> engine)
+    : engine_(std::move(engine)), id_([] {
+        static std::atomic<uint64_t> next{1};
+        return next++;
+      }()) {}
 
 absl::StatusOr<std::unique_ptr<const HostAttention>> HostAttention::Create(
     const PipelineConfig& config) {

@@ -20,6 +20,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 
@@ -44,13 +45,22 @@ class HostAttention {
       const PipelineConfig& config = {});
 
   // One step of layer `inputs.layer`: [batch, query heads, queries, value dim] in q's type.
-  // `session` belongs to the sequence; where a sequence is cut back and goes on differently, give
-  // it a new one. Layers without maskers attend densely through LibTorch's fused kernels where
-  // these can express the inputs. With a sink, every layer is measured as
+  // `session` belongs to the sequence; where a sequence is cut back and goes on differently, call
+  // its Rewind or give it a new one. Layers without maskers attend densely through LibTorch's fused
+  // kernels where these can express the inputs. With a sink, every layer is measured as
   // ResearchAttention::Run says; of a dense layer the density, KV rows, index bytes and an error of
   // 0 are recorded.
   absl::StatusOr<at::Tensor> Attend(const AttentionInputs& inputs, AttentionSession* session,
                                     MetricSink* sink = nullptr) const;
+
+  // Lets the pipeline index the keys of layer `inputs.layer`, before any query of what follows: see
+  // ResearchAttention::Prepare.
+  absl::Status Prepare(const AttentionInputs& inputs, AttentionSession* session) const {
+    return engine_->Prepare(inputs, session);
+  }
+
+  // A number of its own for each object of this class.
+  uint64_t id() const { return id_; }
 
   // Attend with a session and sink of one's own, which must outlive the function.
   AttentionFunction Bind(AttentionSession* session, MetricSink* sink = nullptr) const;
@@ -62,10 +72,10 @@ class HostAttention {
   const PipelineConfig& config() const { return engine_->config(); }
 
  private:
-  explicit HostAttention(std::unique_ptr<const ResearchAttention> engine)
-      : engine_(std::move(engine)) {}
+  explicit HostAttention(std::unique_ptr<const ResearchAttention> engine);
 
   std::unique_ptr<const ResearchAttention> engine_;
+  const uint64_t id_;
 };
 
 }  // namespace sparse_attention

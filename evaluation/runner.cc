@@ -57,7 +57,7 @@ class Evaluation {
     SA_RETURN_IF_ERROR(CheckOptions());
     for (const NamedPipeline& pipeline : options_.pipelines) {
       absl::StatusOr<std::unique_ptr<const HostAttention>> attention =
-          HostAttention::Create(pipeline.config);
+          HostAttention::Create(ResolveModelPaths(pipeline.config, adapter_.folder()));
       if (!attention.ok()) return Annotate(attention.status(), pipeline.name);
       attentions_.push_back(*std::move(attention));
     }
@@ -299,9 +299,7 @@ absl::StatusOr<std::string> ModelFingerprint(const std::string& folder) {
   std::error_code error;
   std::vector<std::filesystem::path> files;
   for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
-    const std::string name = entry.path().filename();
-    if (name == "config.json" || name == "tokenizer.json" ||
-        entry.path().extension() == ".safetensors") {
+    if (entry.path().extension() == ".json" || entry.path().extension() == ".safetensors") {
       files.push_back(entry.path());
     }
   }

@@ -54,7 +54,8 @@ absl::StatusOr<std::vector<Cell>> RunEvaluation(const HuggingFaceAdapter& adapte
                                                 const Haystack& haystack,
                                                 const EvaluationOptions& options);
 
-// A hash of config.json, tokenizer.json, and sizes and first mebibyte of the weights.
+// A hash of the folder's JSON and safetensors files, weights of indexes included: names, sizes and
+// first mebibytes.
 absl::StatusOr<std::string> ModelFingerprint(const std::string& folder);
 
 }  // namespace sparse_attention

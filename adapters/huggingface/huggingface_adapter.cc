@@ -40,7 +40,8 @@ absl::StatusOr<std::unique_ptr<const HuggingFaceAdapter>> HuggingFaceAdapter::Lo
   if (std::error_code error; !std::filesystem::is_directory(folder, error)) {
     return absl::NotFoundError(absl::StrCat(folder, ": no such model folder"));
   }
-  SA_ASSIGN_OR_RETURN(auto attention, HostAttention::Create(options.pipeline));
+  SA_ASSIGN_OR_RETURN(auto attention,
+                      HostAttention::Create(ResolveModelPaths(options.pipeline, folder)));
   SA_ASSIGN_OR_RETURN(auto tokenizer, Tokenizer::FromFile(folder + "/tokenizer.json"));
   SA_ASSIGN_OR_RETURN(std::vector<int32_t> prefix, ContextPrefix(*tokenizer));
   SA_ASSIGN_OR_RETURN(auto model, DecoderModel::Load(folder, options.decoder));
@@ -53,6 +54,7 @@ absl::StatusOr<std::unique_ptr<const HuggingFaceAdapter>> HuggingFaceAdapter::Lo
   }
   std::unique_ptr<HuggingFaceAdapter> adapter(new HuggingFaceAdapter(
       std::move(attention), std::move(model), std::move(tokenizer), generation_config));
+  adapter->folder_ = folder;
   adapter->context_prefix_ = std::move(prefix);
   return adapter;
 }

@@ -25,7 +25,7 @@ namespace sparse_attention {
 
 struct HuggingFaceOptions {
   DecoderOptions decoder;   // dtype and device
-  PipelineConfig pipeline;  // default: dense
+  PipelineConfig pipeline;  // default: dense; "{model}/" stands for the folder
 };
 
 class HuggingFaceAdapter final : public ModelAdapter {
@@ -45,6 +45,7 @@ class HuggingFaceAdapter final : public ModelAdapter {
   // The text and nothing else.
   absl::StatusOr<std::vector<int32_t>> EncodeQuestion(absl::string_view question) const;
 
+  const std::string& folder() const { return folder_; }
   const DecoderModel& model() const { return *model_; }
   const Tokenizer& tokenizer() const { return *tokenizer_; }
   const GenerationConfig& generation_config() const { return generation_config_; }
@@ -62,6 +63,7 @@ class HuggingFaceAdapter final : public ModelAdapter {
                                         const GenerationOptions& options,
                                         int64_t question_index) const;
 
+  std::string folder_;
   std::unique_ptr<const DecoderModel> model_;
   std::unique_ptr<const Tokenizer> tokenizer_;
   GenerationConfig generation_config_;

@@ -63,6 +63,30 @@ absl::StatusOr<std::unique_ptr<PrefilledContext>> PrefilledContext::Create(
   });
 }
 
+absl::StatusOr<AttentionSession*> PrefilledContext::PreparedSession(
+    const HostAttention& attention) {
+  if (attention.id() != session_owner_) {
+    session_.Reset();
+    session_owner_ = attention.id();
+  }
+  if (tokens_ == 0) return &session_;
+  const int64_t heads = model_->config().num_heads;
+  SA_RETURN_IF_ERROR(CatchTorch([&]() -> absl::Status {
+    for (int64_t layer = 0; layer < cache_.layers(); ++layer) {
+      AttentionInputs in;
+      in.k = cache_.Keys(layer, tokens_);
+      in.v = cache_.Values(layer, tokens_);
+      in.q = in.k.new_empty({1, heads, 0, in.k.size(3)});
+      in.layer = layer;
+      in.causal = true;
+      in.first_query_position = tokens_;
+      SA_RETURN_IF_ERROR(attention.Prepare(in, &session_));
+    }
+    return absl::OkStatus();
+  }));
+  return &session_;
+}
+
 absl::StatusOr<Generation> PrefilledContext::Answer(absl::Span<const int32_t> question,
                                                     const HostAttention& attention,
                                                     const AnswerOptions& options) {
@@ -75,13 +99,14 @@ absl::StatusOr<Generation> PrefilledContext::Answer(absl::Span<const int32_t> qu
       cache_.Reserve(tokens_ + static_cast<int64_t>(question.size()) + options.max_new_tokens));
   const absl::Cleanup restore = [this] { SA_CHECK_OK(cache_.Truncate(tokens_)); };
 
-  AttentionSession session;
-  const AttentionFunction sparse = attention.Bind(&session, options.sink);
+  SA_ASSIGN_OR_RETURN(AttentionSession * session, PreparedSession(attention));
+  const absl::Cleanup rewind = [session] { session->Rewind(); };
+  const AttentionFunction sparse = attention.Bind(session, options.sink);
   AttentionFunction reading = sparse;
   std::unique_ptr<const HostAttention> dense;
   if (options.dense_question) {
     SA_ASSIGN_OR_RETURN(dense, HostAttention::Create());
-    reading = dense->Bind(&session);
+    reading = dense->Bind(session);
   }
 
   Generation result;
@@ -120,11 +145,12 @@ absl::StatusOr<at::Tensor> PrefilledContext::Logits(absl::Span<const int32_t> to
   const int64_t count = static_cast<int64_t>(tokens.size());
   SA_RETURN_IF_ERROR(cache_.Reserve(tokens_ + count));
   const absl::Cleanup restore = [this] { SA_CHECK_OK(cache_.Truncate(tokens_)); };
-  AttentionSession session;
+  SA_ASSIGN_OR_RETURN(AttentionSession * session, PreparedSession(attention));
+  const absl::Cleanup rewind = [session] { session->Rewind(); };
   ForwardOptions forward;
   forward.logits = count;
   forward.tokens_per_pass = options.tokens_per_pass;
-  return model_->Forward(tokens, &cache_, attention.Bind(&session, options.sink), forward);
+  return model_->Forward(tokens, &cache_, attention.Bind(session, options.sink), forward);
 }
 
 }  // namespace sparse_attention

@@ -6,8 +6,9 @@
 //     SA_ASSIGN_OR_RETURN(const Generation g, context->Answer(question_tokens, *pipeline, {}));
 //   }
 //
-// Every call starts from the context alone, with a new AttentionSession, and cuts the cache back to
-// the context's length when it is done: calls do not influence one another.
+// Every call starts from the context alone and cuts the cache back to the context's length when it
+// is done: calls do not influence one another. Indexes that maskers build over the context are kept
+// for later calls with the same attention.
 #ifndef ADAPTERS_HUGGINGFACE_PREFILLED_CONTEXT_H_
 #define ADAPTERS_HUGGINGFACE_PREFILLED_CONTEXT_H_
 
@@ -82,8 +83,13 @@ class PrefilledContext {
   PrefilledContext(const DecoderModel* model, KvCache cache)
       : model_(model), cache_(std::move(cache)) {}
 
+  // The session of `attention`, whose maskers have indexed the context.
+  absl::StatusOr<AttentionSession*> PreparedSession(const HostAttention& attention);
+
   const DecoderModel* model_;
   KvCache cache_;
+  AttentionSession session_;
+  uint64_t session_owner_ = 0;  // HostAttention::id
   int64_t tokens_ = 0;
   double prefill_seconds_ = 0;
   at::Tensor next_logits_;
