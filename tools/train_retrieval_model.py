@@ -51,6 +51,8 @@ def prepare(args):
     streams["held_out"] = encode([held_out])
     np.savez_compressed(work / "tokens.npz", **streams)
     (work / "persuasion.txt").write_text(held_out)
+    for name, documents in corpora.items():  # texts to calibrate an index on: sah calibrate --text
+        (work / f"{name}.txt").write_text("\n\n".join(documents))
     print({name: len(stream) for name, stream in streams.items()})
 
 

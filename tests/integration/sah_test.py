@@ -11,6 +11,7 @@ import pytest
 ROOT = Path.cwd()
 SAH = ROOT / "tools/sah/sah"
 MODEL = ROOT / "models/retrieval-6m"
+TEXT = ROOT / "evaluation/haystack/persuasion.txt"
 FULL_BUDGET = {"type": "research", "maskers": [{"type": "oracle_top_k", "heavy_size": 1.0}]}
 TIMES = ("ms_per_token",)
 
@@ -37,7 +38,7 @@ def test_version_and_help():
     assert sah("--version").stdout.startswith("sah 0.")
     help_text = sah("--help")
     assert help_text.returncode == 0
-    for command in ("evaluate", "generate", "maskers", "doctor"):
+    for command in ("evaluate", "generate", "calibrate", "recall", "maskers", "doctor"):
         assert command in help_text.stdout
 
 
@@ -50,6 +51,67 @@ def test_maskers():
     assert "oracle_top_p" in json.dumps(schema)
     wrong = sah("maskers", "describe", "oracle_topk")
     assert wrong.returncode == 1 and 'did you mean "oracle_top_k"' in wrong.stderr
+
+
+def calibrated(out, *more):
+    done = sah("calibrate", "--model", MODEL, "--text", TEXT, "--tokens", 600, "--out", out, *more)
+    assert done.returncode == 0, done.stderr
+    assert "6 layers from 600 tokens" in done.stdout
+    return json.loads(out.read_text())
+
+
+def test_calibrate_writes_the_channels_of_every_layer(tmp_path):
+    channels = calibrated(tmp_path / "group.json")
+    shipped = json.loads((MODEL / "double_sparsity.json").read_text())
+    assert set(channels) == set(shipped) == {f"model.layers.{layer}.self_attn.{selection}" for layer in range(6)
+                                             for selection in ("q_proj", "k_proj", "qk_proj")}
+    for key, heads in channels.items():
+        assert [sorted(head) for head in heads] == [list(range(64))] * 8
+        assert heads == heads[:1] * 4 + heads[4:5] * 4  # four query heads share a KV head
+    # Another and shorter text names mostly the same channels; by chance it would be 4 of 16.
+    common = [len(set(a[:16]) & set(b[:16])) for key in shipped for a, b in zip(channels[key], shipped[key])]
+    assert sum(common) / len(common) > 10
+    alone = calibrated(tmp_path / "alone.json", "--per-head")
+    for key, heads in alone.items():
+        assert (heads == channels[key]) == key.endswith(".k_proj")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["alone.json", "group.json"]
+
+
+def test_recall_counts_the_keys_that_matter():
+    maskers = ['{"type": "oracle_top_k", "heavy_size": 0.05}', '{"type": "sink", "sink_size": 0.05}']
+    done = sah("recall", "--model", MODEL, "--text", TEXT, "--tokens", 500, "--queries", 8,
+               *(argument for masker in maskers for argument in ("--masker", masker)))
+    assert done.returncode == 0, done.stderr
+    rows = {line.split("  ")[-1]: line.split() for line in done.stdout.splitlines()[2:]}
+    assert list(rows) == maskers
+    assert rows[maskers[0]][0] == "1.000" and float(rows[maskers[1]][0]) < 0.9
+    assert len(rows[maskers[0]][:-4]) == 2 + 6  # recall, kept, and a figure for each layer
+
+
+@pytest.mark.parametrize("command, arguments, said", [
+    ("calibrate", ["--text", "{empty}"], "is empty"),
+    ("calibrate", ["--text", "{short}"], "tokens, --tokens asks for 4096"),
+    ("calibrate", ["--text", "nowhere.txt"], "--text: cannot read nowhere.txt"),
+    ("calibrate", ["--text", TEXT, "--tokens", "0"], "--tokens must be in [1, 40960], the model's"),
+    ("calibrate", ["--text", TEXT, "--tokens", "64", "--out", "no/such/c.json"], "no/such/c.json: cannot write"),
+    ("calibrate", ["--text", TEXT, "--model", "nowhere"], "nowhere: no such model folder"),
+    ("recall", ["--text", TEXT, "--masker", '{"type": "sinc"}'], 'did you mean "sink"'),
+    ("recall", ["--text", TEXT, "--masker", "{"], "--masker {: line 1"),
+    ("recall", ["--text", TEXT, "--masker", '{"type": "sink", "sink_size": 1}', "--top", "2"],
+     "top must be in (0, 1], got 2"),
+])
+def test_wrong_texts_and_maskers_are_explained(tmp_path, command, arguments, said):
+    (tmp_path / "empty").write_text("")
+    (tmp_path / "short").write_text("It rained.")
+    arguments = [str(tmp_path / str(a)[1:-1]) if a in ("{empty}", "{short}") else a for a in arguments]
+    if "--model" not in arguments:
+        arguments += ["--model", MODEL]
+    if command == "calibrate" and "--out" not in arguments:
+        arguments += ["--out", tmp_path / "c.json"]
+    done = sah(command, *arguments)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert not (tmp_path / "c.json").exists()
 
 
 def test_doctor():

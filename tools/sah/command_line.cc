@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -84,6 +86,28 @@ absl::StatusOr<NamedPipeline> LoadPipeline(const std::string& file_or_preset) {
   pipeline.name =
       pipeline.config.name.empty() ? fs::path(path).stem().string() : pipeline.config.name;
   return pipeline;
+}
+
+absl::StatusOr<std::vector<int32_t>> FirstTokens(const HuggingFaceAdapter& adapter,
+                                                 const std::string& path, int64_t count) {
+  const int64_t positions = adapter.model().config().max_position_embeddings;
+  if (count < 1 || count > positions) {
+    return absl::InvalidArgumentError(absl::StrCat("--tokens must be in [1, ", positions,
+                                                   "], the model's max_position_embeddings, got ",
+                                                   count));
+  }
+  std::ifstream file(path, std::ios::binary);
+  const std::string text(std::istreambuf_iterator<char>(file), {});
+  if (!file) return absl::NotFoundError(absl::StrCat("--text: cannot read ", path));
+  if (text.empty()) return absl::InvalidArgumentError(absl::StrCat("--text: ", path, " is empty"));
+  absl::StatusOr<std::vector<int32_t>> tokens = adapter.EncodeContext(text);
+  if (!tokens.ok()) return Annotate(tokens.status(), path);
+  if (static_cast<int64_t>(tokens->size()) < count) {
+    return absl::InvalidArgumentError(absl::StrCat("--text: ", path, " has ", tokens->size(),
+                                                   " tokens, --tokens asks for ", count));
+  }
+  tokens->resize(count);
+  return tokens;
 }
 
 bool IsTerminal() { return isatty(STDERR_FILENO) != 0; }

@@ -3,10 +3,13 @@
 #define TOOLS_SAH_COMMAND_LINE_H_
 
 #include <CLI/CLI.hpp>
+#include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "adapters/huggingface/huggingface_adapter.h"
 #include "evaluation/runner.h"
 
 namespace sparse_attention {
@@ -25,12 +28,20 @@ absl::StatusOr<std::string> ShippedFile(const std::string& path);
 absl::StatusOr<NamedPipeline> LoadPipeline(const std::string& file_or_preset);
 std::vector<std::string> PresetNames();
 
+// The first `count` tokens of a text file, begin-of-text included. NotFound: it cannot be read;
+// InvalidArgument: it is empty, not UTF-8 or too short, or `count` is not in [1, the model's
+// max_position_embeddings].
+absl::StatusOr<std::vector<int32_t>> FirstTokens(const HuggingFaceAdapter& adapter,
+                                                 const std::string& path, int64_t count);
+
 // Standard error is a terminal.
 bool IsTerminal();
 
 // Each adds its subcommand to `app`. A subcommand puts its outcome into `status` when it runs.
 void AddEvaluate(CLI::App& app, absl::Status* status);
 void AddGenerate(CLI::App& app, absl::Status* status);
+void AddCalibrate(CLI::App& app, absl::Status* status);
+void AddRecall(CLI::App& app, absl::Status* status);
 void AddMaskers(CLI::App& app, absl::Status* status);
 void AddDoctor(CLI::App& app, absl::Status* status);
 

@@ -6,12 +6,14 @@
 #include "tools/sah/command_line.h"
 
 int main(int argc, char** argv) {
-  CLI::App app("Sparse attention for long contexts: evaluate, generate, inspect", "sah");
+  CLI::App app("Sparse attention for long contexts: evaluate, generate, calibrate, inspect", "sah");
   app.set_version_flag("--version", std::string("sah ") + sparse_attention::kVersion);
   app.require_subcommand(1);
   absl::Status status;
   sparse_attention::AddEvaluate(app, &status);
   sparse_attention::AddGenerate(app, &status);
+  sparse_attention::AddCalibrate(app, &status);
+  sparse_attention::AddRecall(app, &status);
   sparse_attention::AddMaskers(app, &status);
   sparse_attention::AddDoctor(app, &status);
   const c10::InferenceMode no_gradients;
