@@ -77,6 +77,7 @@ struct FieldDoc {
   std::string name;
   std::string type;          // "integer (count) or float (fraction)"
   std::string default_json;  // "4"; "" for a required field
+  std::string example_json;  // the value of a fresh struct, also of a required field
   std::string rule;          // "must be > 0"; "" without one
   std::string doc;
   bool required = false;
@@ -289,9 +290,9 @@ std::vector<FieldDoc> DocumentFields() {
     const auto& value = defaults.*field.member;
     using Value = std::decay_t<decltype(value)>;
     const bool required = field.rules.required;
-    docs.push_back({field.name, FieldValue<Value>::Type(),
-                    required ? "" : DumpJson(FieldValue<Value>::Write(value)), field.rules.Text(),
-                    field.doc, required});
+    const std::string json = DumpJson(FieldValue<Value>::Write(value));
+    docs.push_back({field.name, FieldValue<Value>::Type(), required ? "" : json, json,
+                    field.rules.Text(), field.doc, required});
   });
   return docs;
 }

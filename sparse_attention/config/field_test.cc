@@ -376,6 +376,7 @@ TEST(DocumentFields, SaysEverythingAboutAField) {
   ASSERT_EQ(pq.size(), 4u);
   EXPECT_EQ(pq[0].name, "heavy_size");
   EXPECT_EQ(pq[0].default_json, "");
+  EXPECT_EQ(pq[0].example_json, DumpJson(FieldValue<Budget>::Write(PqConfig().heavy_size)));
   EXPECT_TRUE(pq[0].required);
   EXPECT_EQ(pq[3].type, "'euclidean' or 'ip'");
   EXPECT_EQ(pq[3].default_json, "\"euclidean\"");

@@ -47,10 +47,26 @@ def test_maskers():
     assert listed[:4] == ["sink", "local", "causal", "oracle_top_k"]
     described = sah("maskers", "describe", "adaptive_sampling").stdout
     assert "epsilon" in described and "must be in (0, 1)" in described
+    assert "use: Behind any top-k masker" in described and "read to choose, a step: the base sample" in described
     schema = json.loads(sah("maskers", "schema").stdout)
     assert "oracle_top_p" in json.dumps(schema)
     wrong = sah("maskers", "describe", "oracle_topk")
     assert wrong.returncode == 1 and 'did you mean "oracle_top_k"' in wrong.stderr
+
+
+def test_maskers_markdown_renews_the_generated_part_of_a_document(tmp_path):
+    printed = sah("maskers", "markdown").stdout
+    assert printed.startswith("| masker |") and "### adaptive_sampling" in printed
+    document = tmp_path / "d.md"
+    document.write_text("a\n<!-- generated: sah maskers markdown -->\nold\n<!-- end -->\nb\n")
+    renewed = sah("maskers", "markdown", "--into", "d.md", env={"BUILD_WORKING_DIRECTORY": str(tmp_path)})
+    assert renewed.returncode == 0 and renewed.stdout == ""
+    assert document.read_text() == (
+        f"a\n<!-- generated: sah maskers markdown -->\n{printed}<!-- end -->\nb\n")
+    document.write_text("no marks")
+    refused = sah("maskers", "markdown", "--into", document)
+    assert refused.returncode == 1 and f"{document}: the document must have the lines" in refused.stderr
+    assert document.read_text() == "no marks"
 
 
 def calibrated(out, *more):
