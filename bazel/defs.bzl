@@ -6,8 +6,13 @@ _COPTS = [
     "-Werror",
 ]
 
-def sa_cc_library(name, copts = [], **kwargs):
-    native.cc_library(name = name, copts = _COPTS + copts, linkstatic = True, **kwargs)
+def sa_cc_library(name, copts = [], linkopts = [], hot_loops = False, **kwargs):
+    """A library. `hot_loops`: own loops over tensors, in vectors and, by at::parallel_for, in threads."""
+    if hot_loops:
+        # Without OpenMP at::parallel_for runs in one thread. The library is the one that LibTorch brings.
+        copts = copts + ["-O3", "-fopenmp"]
+        linkopts = linkopts + ["-l:libgomp.so.1"]
+    native.cc_library(name = name, copts = _COPTS + copts, linkopts = linkopts, linkstatic = True, **kwargs)
 
 def sa_cc_binary(name, copts = [], **kwargs):
     native.cc_binary(name = name, copts = _COPTS + copts, **kwargs)

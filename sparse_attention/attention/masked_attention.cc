@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "absl/strings/str_cat.h"
+#include "sparse_attention/attention/row_attention.h"
 #include "sparse_attention/base/tensor_check.h"
 #include "sparse_attention/base/torch_status.h"
 
@@ -92,6 +93,7 @@ absl::StatusOr<AttentionState> MaskedAttention(const AttentionInputs& in, const 
   return CatchTorch([&]() -> absl::StatusOr<AttentionState> {
     SA_RETURN_IF_ERROR(ValidateInputs(in));
     SA_RETURN_IF_ERROR(CheckMask(in, mask));
+    if (PrefersRows(in, mask)) return RowAttention(in, mask);
     const Softmax softmax = WeightedSoftmax(in, mask);
     at::Tensor out = WeightedValues(in, softmax.probabilities);
     if (!out.isfinite().all().item<bool>()) RepairRows(in, mask, softmax.probabilities, out);

@@ -70,6 +70,21 @@ at::Tensor AgreementOnDevice(const at::Tensor& queries, const at::Tensor& keys, 
   return differing.to(at::kFloat).mul_(-2).add_(bits);
 }
 
+// Scores of one query against n keys.
+__attribute__((target_clones("popcnt", "default"))) void AgreementOfRow(const int32_t* query,
+                                                                        const int32_t* keys,
+                                                                        int64_t key_stride,
+                                                                        int64_t words, int64_t n,
+                                                                        int64_t bits, float* out) {
+  for (int64_t j = 0; j < n; ++j, keys += key_stride) {
+    int differing = 0;
+    for (int64_t w = 0; w < words; ++w) {
+      differing += std::popcount(static_cast<uint32_t>(query[w] ^ keys[w]));
+    }
+    out[j] = static_cast<float>(bits - 2 * differing);
+  }
+}
+
 }  // namespace
 
 at::Tensor BitSignatures(const HeadMlp& mlp, const at::Tensor& x) {
@@ -103,15 +118,9 @@ at::Tensor BitAgreement(const at::Tensor& queries, const at::Tensor& keys, int64
   at::parallel_for(0, b * heads * m, 1, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const int64_t head = row / m % heads, sequence = row / m / heads;
-      const int32_t* const query = q_data + row * words;
-      const int32_t* key = k_data + sequence * keys.stride(0) + head / per_set * keys.stride(1);
-      for (int64_t j = 0; j < n; ++j, key += keys.stride(2)) {
-        int differing = 0;
-        for (int64_t w = 0; w < words; ++w) {
-          differing += std::popcount(static_cast<uint32_t>(query[w] ^ key[w]));
-        }
-        out[row * n + j] = static_cast<float>(bits - 2 * differing);
-      }
+      AgreementOfRow(q_data + row * words,
+                     k_data + sequence * keys.stride(0) + head / per_set * keys.stride(1),
+                     keys.stride(2), words, n, bits, out + row * n);
     }
   });
   return scores;

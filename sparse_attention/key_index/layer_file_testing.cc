@@ -24,16 +24,15 @@ void WriteLayerFile(const std::string& path, const NamedTensors& tensors,
 }
 
 void WriteHashAttentionFile(const std::string& path, const std::vector<HashLayerShape>& layers) {
-  constexpr int64_t kHidden = 6;
   RandomTensors random(11);
   NamedTensors tensors;
   for (const HashLayerShape& s : layers) {
     for (const auto& [side, heads] :
          {std::pair{"query", s.query_heads}, std::pair{"key", s.key_heads}}) {
       const std::string prefix = absl::StrCat("layers.", s.layer, ".", side, ".");
-      tensors[prefix + "0.weight"] = random.Normal({heads, s.dim, kHidden});
-      tensors[prefix + "0.bias"] = random.Normal({heads, kHidden});
-      tensors[prefix + "1.weight"] = random.Normal({heads, kHidden, s.bits});
+      tensors[prefix + "0.weight"] = random.Normal({heads, s.dim, s.hidden});
+      tensors[prefix + "0.bias"] = random.Normal({heads, s.hidden});
+      tensors[prefix + "1.weight"] = random.Normal({heads, s.hidden, s.bits});
       tensors[prefix + "1.bias"] = random.Normal({heads, s.bits});
     }
   }

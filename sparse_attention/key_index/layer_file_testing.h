@@ -17,13 +17,14 @@ using NamedTensors = std::map<std::string, at::Tensor>;
 void WriteLayerFile(const std::string& path, const NamedTensors& tensors,
                     const std::map<std::string, std::string>& metadata);
 
-// A layer of random HashAttention weights under "layers.{layer}.", dim -> 6 -> bits.
+// A layer of random HashAttention weights under "layers.{layer}.", dim -> hidden -> bits.
 struct HashLayerShape {
   int64_t layer = 0;
   int64_t query_heads = 4;
   int64_t key_heads = 2;
   int64_t dim = 8;
   int64_t bits = 40;
+  int64_t hidden = 6;
 };
 void WriteHashAttentionFile(const std::string& path, const std::vector<HashLayerShape>& layers);
 

@@ -36,7 +36,7 @@ TEST_P(CudaConformance, GivesTheMaskAndOutputOfTheCpu) {
     SA_ASSERT_OK_AND_ASSIGN(const PipelineConfig config, PipelineFromJson(pipeline));
     SA_ASSERT_OK_AND_ASSIGN(const auto attention, ResearchAttention::Create(config));
     for (bool causal : {false, true}) {
-      AttentionInputs in = RandomInputs({.batch = 2, .heads = 8, .queries = 3, .keys = 300});
+      AttentionInputs in = LayeredInputs({.batch = 2, .heads = 8, .queries = 3, .keys = 300});
       in.causal = causal;
       AttentionSession host_session, device_session;
       SA_ASSERT_OK_AND_ASSIGN(const AttentionResult host, attention->Run(in, &host_session));

@@ -71,7 +71,7 @@ double ValueOf(const MemorySink& sink, const Metric& metric) {
 at::Tensor RowsWithKey(const Mask& mask, int64_t key) { return mask.ToActive()[0].select(2, key); }
 
 AttentionInputs Inputs(int64_t keys = 40, at::ScalarType type = at::kFloat) {
-  return RandomInputs({.queries = 3, .keys = keys}, 1, type);
+  return LayeredInputs({.queries = 3, .keys = keys}, 1, type);
 }
 
 TEST_P(EdgeContract, NoVisibleKey) {
@@ -254,7 +254,7 @@ TEST_P(EdgeContract, NanAndInfinityInUnselectedValuesHaveNoEffect) {
 TEST_P(EdgeContract, NothingToDo) {
   for (const TestShape& shape :
        {TestShape{.queries = 3, .keys = 0}, TestShape{.queries = 0}, TestShape{.batch = 0}}) {
-    const AttentionInputs in = RandomInputs(shape);
+    const AttentionInputs in = LayeredInputs(shape);
     MemorySink sink;
     const AttentionResult result = Run(in, &sink);
     EXPECT_EQ(result.mask.shape(), in.mask_shape());

@@ -117,7 +117,7 @@ TEST_P(MaskerConformance, EveryFieldIsCheckedAndNamed) {
 }
 
 TEST_P(MaskerConformance, TheSameSeedGivesTheSameMask) {
-  const AttentionInputs in = RandomInputs({.queries = 3, .keys = kKeys});
+  const AttentionInputs in = LayeredInputs({.queries = 3, .keys = kKeys});
   const Mask mask = AddMask(in, {.seed = 7});
   EXPECT_TRUE(SameMask(AddMask(in, {.seed = 7}), mask));
   const bool by_chance = GetParam().descriptor->kind == MaskerKind::kSampling;
@@ -127,7 +127,7 @@ TEST_P(MaskerConformance, TheSameSeedGivesTheSameMask) {
 }
 
 TEST_P(MaskerConformance, WeightsAreProbabilities) {
-  const AttentionInputs in = RandomInputs({.queries = 3, .keys = kKeys});
+  const AttentionInputs in = LayeredInputs({.queries = 3, .keys = kKeys});
   for (const Mask& previous : {Mask::MakeEmpty(in.mask_shape()), SomeMask(in.mask_shape())}) {
     const at::Tensor weights = AddMask(in, previous).ToDense();
     EXPECT_TRUE(weights.ge(0).logical_and(weights.le(1)).all().item<bool>());
@@ -135,7 +135,7 @@ TEST_P(MaskerConformance, WeightsAreProbabilities) {
 }
 
 TEST_P(MaskerConformance, OnlyAdds) {
-  AttentionInputs in = RandomInputs({.queries = 3, .keys = kKeys});
+  AttentionInputs in = LayeredInputs({.queries = 3, .keys = kKeys});
   in.first_query_position = 40;
   const Mask previous = SomeMask(in.mask_shape());
   const at::Tensor before = previous.ToDense();
@@ -153,12 +153,12 @@ TEST_P(MaskerConformance, OnlyAdds) {
 }
 
 TEST_P(MaskerConformance, FullStaysFull) {
-  const AttentionInputs in = RandomInputs({.queries = 3, .keys = kKeys});
+  const AttentionInputs in = LayeredInputs({.queries = 3, .keys = kKeys});
   EXPECT_TRUE(AddMask(in, Mask::MakeFull(in.mask_shape())).is_full());
 }
 
 TEST_P(MaskerConformance, TouchesNeitherInputsNorThePreviousMask) {
-  AttentionInputs in = RandomInputs({.queries = 3, .keys = kKeys});
+  AttentionInputs in = LayeredInputs({.queries = 3, .keys = kKeys});
   in.bias = RandomTensors(4).Normal({1, 4, 3, kKeys});
   const at::Tensor q = in.q.clone(), k = in.k.clone(), v = in.v.clone(), bias = in.bias->clone();
   const Mask dense = SomeMask(in.mask_shape());
@@ -174,7 +174,7 @@ TEST_P(MaskerConformance, TouchesNeitherInputsNorThePreviousMask) {
 }
 
 TEST_P(MaskerConformance, HowThePreviousMaskIsStoredDoesNotMatter) {
-  const AttentionInputs in = RandomInputs({.queries = 3, .keys = kKeys});
+  const AttentionInputs in = LayeredInputs({.queries = 3, .keys = kKeys});
   const Mask dense = SomeMask(in.mask_shape());
   const Mask::Csr rows = dense.ToCsr();
   const Mask csr = *Mask::FromCsr(dense.shape(), rows.indptr, rows.indices, rows.weights);
@@ -185,7 +185,7 @@ TEST_P(MaskerConformance, HowThePreviousMaskIsStoredDoesNotMatter) {
 }
 
 TEST_P(MaskerConformance, StridedInputsGiveTheSameMask) {
-  const AttentionInputs in = RandomInputs({.queries = 3, .keys = kKeys});
+  const AttentionInputs in = LayeredInputs({.queries = 3, .keys = kKeys});
   AttentionInputs strided = in;
   strided.q = in.q.transpose(1, 2).contiguous().transpose(1, 2);
   strided.k = in.k.transpose(1, 2).contiguous().transpose(1, 2);
@@ -213,7 +213,7 @@ TEST_P(MaskerConformance, TakesOddShapes) {
     for (Selection selection : {Selection::kQueryHead, Selection::kKvGroup}) {
       // The hub's rule has no groups and refuses them when it is made.
       if (GetParam().like_hub() && selection == Selection::kKvGroup) continue;
-      AttentionInputs in = RandomInputs(shape);
+      AttentionInputs in = LayeredInputs(shape);
       in.causal = true;
       in.first_query_position = std::max<int64_t>(0, shape.keys - shape.queries);
       SCOPED_TRACE(ToString(in.mask_shape()));
@@ -227,7 +227,7 @@ TEST_P(MaskerConformance, TakesOddShapes) {
 
 TEST_P(MaskerConformance, ASequenceDoesNotDependOnItsBatch) {
   if (GetParam().like_hub()) GTEST_SKIP() << "the hub draws row after row";
-  const AttentionInputs in = RandomInputs({.batch = 2, .queries = 3, .keys = kKeys});
+  const AttentionInputs in = LayeredInputs({.batch = 2, .queries = 3, .keys = kKeys});
   const Mask previous = SomeMask(in.mask_shape());
   for (Selection selection : {Selection::kQueryHead, Selection::kKvGroup}) {
     const at::Tensor both = AddMask(in, previous, {.selection = selection}).ToDense();
@@ -244,7 +244,7 @@ TEST_P(MaskerConformance, AQueryDoesNotDependOnThoseBesideIt) {
   if (!GetParam().descriptor->queries_apart)
     GTEST_SKIP() << "the queries of a step choose together";
   // Far more keys than a window and the queries: a shorter sequence is full by the Local rule.
-  AttentionInputs in = RandomInputs({.queries = 4, .keys = kKeys});
+  AttentionInputs in = LayeredInputs({.queries = 4, .keys = kKeys});
   in.causal = true;
   in.first_query_position = 50;
   const Mask previous = SomeMask(in.mask_shape());
@@ -260,7 +260,8 @@ TEST_P(MaskerConformance, AQueryDoesNotDependOnThoseBesideIt) {
 
 TEST_P(MaskerConformance, AGroupSelectsTheSameNewKeys) {
   if (GetParam().like_hub()) GTEST_SKIP() << "the hub has no groups";
-  const AttentionInputs in = RandomInputs({.heads = 8, .kv_heads = 2, .queries = 3, .keys = kKeys});
+  const AttentionInputs in =
+      LayeredInputs({.heads = 8, .kv_heads = 2, .queries = 3, .keys = kKeys});
   const Mask one_head = SomeMask({1, 1, 3, kKeys});
   const Mask shared = Mask::AdoptDense(one_head.ToDense().expand({1, 8, 3, kKeys}));
   for (GroupReduce reduce : {GroupReduce::kMax, GroupReduce::kMean, GroupReduce::kSum}) {
@@ -276,7 +277,8 @@ TEST_P(MaskerConformance, AGroupSelectsTheSameNewKeys) {
 
 TEST_P(MaskerConformance, HeadsThatHoldDifferentKeysKeepTheirWeights) {
   if (!GetParam().chooses()) GTEST_SKIP() << "keeps keys by position";
-  const AttentionInputs in = RandomInputs({.heads = 8, .kv_heads = 2, .queries = 3, .keys = kKeys});
+  const AttentionInputs in =
+      LayeredInputs({.heads = 8, .kv_heads = 2, .queries = 3, .keys = kKeys});
   const Mask previous = SomeMask(in.mask_shape());
   const at::Tensor before = previous.ToDense();
   const at::Tensor after = AddMask(in, previous, {.selection = Selection::kKvGroup}).ToDense();
@@ -290,7 +292,7 @@ TEST_P(MaskerConformance, HeadsThatHoldDifferentKeysKeepTheirWeights) {
 
 TEST_P(MaskerConformance, HalfPrecisionGivesTheMaskOfItsValues) {
   for (at::ScalarType type : {at::kBFloat16, at::kHalf}) {
-    const AttentionInputs half = RandomInputs({.queries = 3, .keys = kKeys}, 1, type);
+    const AttentionInputs half = LayeredInputs({.queries = 3, .keys = kKeys}, 1, type);
     AttentionInputs wide = half;
     wide.q = half.q.to(at::kFloat);
     wide.k = half.k.to(at::kFloat);
@@ -301,7 +303,7 @@ TEST_P(MaskerConformance, HalfPrecisionGivesTheMaskOfItsValues) {
 
 TEST_P(MaskerConformance, NeverSelectsInvisibleKeys) {
   if (!GetParam().chooses()) GTEST_SKIP() << "keeps keys by position, or the hub's rule";
-  AttentionInputs in = RandomInputs({.batch = 2, .queries = 3, .keys = kKeys});
+  AttentionInputs in = LayeredInputs({.batch = 2, .queries = 3, .keys = kKeys});
   in.causal = true;
   in.first_query_position = 20;
   in.sliding_window = 15;
@@ -322,7 +324,7 @@ TEST_P(MaskerConformance, NeverSelectsInvisibleKeys) {
 
 TEST_P(MaskerConformance, OneMaskerServesSeveralThreads) {
   if (GetParam().like_hub()) GTEST_SKIP() << "the hub's draws come from one generator";
-  const AttentionInputs in = RandomInputs({.queries = 3, .keys = kKeys});
+  const AttentionInputs in = LayeredInputs({.queries = 3, .keys = kKeys});
   const std::unique_ptr<Masker> masker = GetParam().Make();
   const Mask expected = AddMask(*masker, in, SomeMask(in.mask_shape()));
   std::vector<int> same(4, 0);

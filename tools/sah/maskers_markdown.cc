@@ -68,7 +68,7 @@ std::string MinimalEntry(const MaskerDescriptor& masker) {
   std::vector<std::string> members = {absl::StrCat("\"type\": \"", masker.name, "\"")};
   for (const FieldDoc& field : masker.fields()) {
     if (!field.required) continue;
-    const absl::string_view value = field.example_json == "\"\"" ? "\"...\"" : field.example_json;
+    const std::string value = field.example_json == "\"\"" ? "\"...\"" : field.example_json;
     members.push_back(absl::StrCat("\"", field.name, "\": ", value));
   }
   return absl::StrCat("{", absl::StrJoin(members, ", "), "}");

@@ -31,7 +31,12 @@ AttentionInputs RandomInputs(const TestShape& s, uint64_t seed, at::ScalarType t
   in.q = Normal({s.batch, s.heads, s.queries, s.dim}, seed, 0, type);
   in.k = Normal({s.batch, s.kv_heads, s.keys, s.dim}, seed, 1, type);
   in.v = Normal({s.batch, s.kv_heads, s.keys, s.dim}, seed, 2, type);
-  in.layer = LayerOfShape(s);
+  return in;
+}
+
+AttentionInputs LayeredInputs(const TestShape& shape, uint64_t seed, at::ScalarType type) {
+  AttentionInputs in = RandomInputs(shape, seed, type);
+  in.layer = LayerOfShape(shape);
   return in;
 }
 

@@ -27,13 +27,15 @@ struct TestShape {
   int64_t dim = 8;
 };
 
-// A number for each (heads, KV heads, dim), so that one weight file can serve tests of all shapes.
-int64_t LayerOfShape(const TestShape& shape);
-
-// Standard normal q, k, v of layer LayerOfShape on the host; the same seed gives the same tensors
-// everywhere.
+// Standard normal q, k, v on the host; the same seed gives the same tensors everywhere.
 AttentionInputs RandomInputs(const TestShape& shape, uint64_t seed = 1,
                              at::ScalarType type = at::kFloat);
+
+// The same in a layer of its own for each (heads, KV heads, dim), so that one file of weights can
+// serve tests of all shapes.
+int64_t LayerOfShape(const TestShape& shape);
+AttentionInputs LayeredInputs(const TestShape& shape, uint64_t seed = 1,
+                              at::ScalarType type = at::kFloat);
 
 // Inputs with one head and channel whose logits are exactly `logits`, one row of `logits` a query,
 // and whose values are the key positions.

@@ -75,7 +75,7 @@ TEST(HashAttentionTopK, ABiasCounts) {
 
 TEST(HashAttentionTopK, SignaturesAreKeptOnceForAKvHeadWhereWeightsAre) {
   const std::string path = PathOf("hash.safetensors");
-  const AttentionInputs in = RandomInputs({.keys = 30});
+  const AttentionInputs in = LayeredInputs({.keys = 30});
   WriteHashAttentionFile(path, {{.layer = in.layer}});
   EXPECT_EQ(Make(Config(3, path))->IndexBytes(in), 2 * 30 * 8);  // 40 bits: two words
   WriteHashAttentionFile(path, {{.layer = in.layer, .key_heads = 4, .bits = 32}});
@@ -85,7 +85,7 @@ TEST(HashAttentionTopK, SignaturesAreKeptOnceForAKvHeadWhereWeightsAre) {
 TEST(HashAttentionTopK, WeightsOfOtherShapesAreRefused) {
   const std::string path = PathOf("hash.safetensors");
   WriteHashAttentionFile(path, {{.layer = 0, .query_heads = 8}});
-  AttentionInputs in = RandomInputs({.keys = 30});
+  AttentionInputs in = LayeredInputs({.keys = 30});
   in.layer = 0;
   const auto masker = Make(Config(3, path));
   EXPECT_THAT(masker->AddMask(in, Mask::MakeEmpty(in.mask_shape()), nullptr),

@@ -23,7 +23,7 @@ absl::StatusOr<std::unique_ptr<Masker>> Make(const std::string& path) {
 
 TEST(LightningIndexer, AllHeadsKeepTheKeysWithTheHighestScores) {
   const std::string path = PathOf("indexer.safetensors");
-  const AttentionInputs in = RandomInputs({.queries = 3, .keys = 40});
+  const AttentionInputs in = LayeredInputs({.queries = 3, .keys = 40});
   WriteIndexerFile(path, {{.layer = in.layer}});
   SA_ASSERT_OK_AND_ASSIGN(const auto masker, Make(path));
   const auto mask = masker->AddMask(in, Mask::MakeEmpty(in.mask_shape()), nullptr);
@@ -40,7 +40,7 @@ TEST(LightningIndexer, AllHeadsKeepTheKeysWithTheHighestScores) {
 
 TEST(LightningIndexer, WeightsOfOtherShapesAreRefused) {
   const std::string path = PathOf("indexer.safetensors");
-  const AttentionInputs in = RandomInputs({.queries = 3, .keys = 40});
+  const AttentionInputs in = LayeredInputs({.queries = 3, .keys = 40});
   WriteIndexerFile(path, {{.layer = in.layer, .kv_heads = 4}});
   SA_ASSERT_OK_AND_ASSIGN(const auto masker, Make(path));
   EXPECT_THAT(masker->AddMask(in, Mask::MakeEmpty(in.mask_shape()), nullptr),

@@ -9,9 +9,9 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "sparse_attention/attention/masked_products.h"
 #include "sparse_attention/base/philox.h"
 #include "sparse_attention/key_index/lsh_tables.h"
-#include "sparse_attention/key_index/masked_products.h"
 #include "sparse_attention/key_index/mips_transform.h"
 #include "sparse_attention/mask/mask_ops.h"
 #include "sparse_attention/research_attention/maskers/index_state.h"

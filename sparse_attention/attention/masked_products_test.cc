@@ -1,4 +1,4 @@
-#include "sparse_attention/key_index/masked_products.h"
+#include "sparse_attention/attention/masked_products.h"
 
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/zeros.h>

@@ -1,6 +1,6 @@
 // Inner products of the pairs of a query and a key that a mask names, and of no others.
-#ifndef SPARSE_ATTENTION_KEY_INDEX_MASKED_PRODUCTS_H_
-#define SPARSE_ATTENTION_KEY_INDEX_MASKED_PRODUCTS_H_
+#ifndef SPARSE_ATTENTION_ATTENTION_MASKED_PRODUCTS_H_
+#define SPARSE_ATTENTION_ATTENTION_MASKED_PRODUCTS_H_
 
 #include <ATen/core/Tensor.h>
 
@@ -14,4 +14,4 @@ at::Tensor MaskedProducts(const at::Tensor& q, const at::Tensor& k, const at::Te
 
 }  // namespace sparse_attention
 
-#endif  // SPARSE_ATTENTION_KEY_INDEX_MASKED_PRODUCTS_H_
+#endif  // SPARSE_ATTENTION_ATTENTION_MASKED_PRODUCTS_H_
