@@ -73,6 +73,26 @@ TEST_F(PrefilledContextTest, AnswersDoNotInfluenceOneAnother) {
   EXPECT_EQ(context->tokens(), 60);
 }
 
+// Indexes over the context are built once and serve every question, as if it were the first.
+TEST_F(PrefilledContextTest, IndexesOfTheContextServeEveryQuestion) {
+  for (const char* masker :
+       {R"([{"type": "pq_cache", "heavy_size": 8, "pq_group_factor": 2, "pq_bits": 3,
+            "kmeans_iter": 5, "init_offset": 0, "metric": "euclidean"}])",
+        R"([{"type": "quest_top_k", "heavy_size": 16, "page_size": 4}])",
+        R"([{"type": "magic_pig", "lsh_l": 6, "lsh_k": 3}])",
+        R"([{"type": "snap_kv", "heavy_size": 8, "window_size": 4}])"}) {
+    SCOPED_TRACE(masker);
+    const auto attention = Pipeline(masker);
+    const std::vector<int32_t> first = Answer(Context().get(), *attention, 11);
+    const std::vector<int32_t> second = Answer(Context().get(), *attention, 99);
+    const auto context = Context();
+    EXPECT_EQ(Answer(context.get(), *attention, 11), first);
+    EXPECT_EQ(Answer(context.get(), *attention, 99), second);
+    EXPECT_EQ(Answer(context.get(), *sparse_, 99), Answer(Context().get(), *sparse_, 99));
+    EXPECT_EQ(Answer(context.get(), *attention, 11), first);
+  }
+}
+
 TEST_F(PrefilledContextTest, OneLongQuestionIsTheSameAsContextAndQuestion) {
   std::vector<int32_t> whole = context_tokens_;
   const std::vector<int32_t> question = Tokens(9, 11);

@@ -43,7 +43,10 @@ TEST_P(CudaConformance, GivesTheMaskAndOutputOfTheCpu) {
       SA_ASSERT_OK_AND_ASSIGN(const AttentionResult device,
                               attention->Run(ToCuda(in), &device_session));
       EXPECT_TRUE(device.state.out.is_cuda());
-      EXPECT_THAT(device.mask.ToDense().cpu(), TensorEquals(host.mask.ToDense()));
+      // The same keys; probabilities that are computed may be rounded differently.
+      EXPECT_TRUE(device.mask.ToActive().cpu().equal(host.mask.ToActive()));
+      EXPECT_THAT(device.mask.ToDense().cpu(),
+                  TensorNear(host.mask.ToDense(), {.relative_eps = 16}));
       EXPECT_THAT(device.state.out.cpu(),
                   TensorNear(host.state.out, {.relative_eps = 64, .absolute_eps = 64}));
     }
