@@ -38,18 +38,10 @@ class IndexState : public MaskerState {
     return *index_;
   }
 
-  // An index that rests on keys beyond the prepared ones must not outlive them: what follows would
-  // depend on what went before.
-  void Rewind() override {
-    if (index_.has_value() && index_->prefix() > prepared_) index_.reset();
-  }
-  void set_prepared(int64_t keys) { prepared_ = keys; }
-
  private:
   KeyLedger keys_, values_;
   std::optional<Index> index_;
   int64_t covered_ = 0;
-  int64_t prepared_ = 0;
 };
 
 // Calls use(state) with the masker's own state, or with a passing one where the caller keeps none.

@@ -79,9 +79,7 @@ absl::Status PqCache::PrepareState(const AttentionInputs& in, MaskerState* state
   // With no more keys than centroids there is nothing to learn: the first step with enough does.
   const int64_t enough = config_.init_offset + (int64_t{1} << config_.pq_bits);
   if (in.batch() == 0 || in.keys() <= enough) return absl::OkStatus();
-  State& own = static_cast<State&>(*state);
-  UpdateCodebook(in, config_, own);
-  own.set_prepared(in.keys());
+  UpdateCodebook(in, config_, static_cast<State&>(*state));
   return absl::OkStatus();
 }
 

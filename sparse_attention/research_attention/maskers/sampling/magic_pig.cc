@@ -140,9 +140,7 @@ std::unique_ptr<MaskerState> MagicPig::NewState() const { return std::make_uniqu
 
 absl::Status MagicPig::PrepareState(const AttentionInputs& in, MaskerState* state) const {
   if (in.keys() == 0 || in.batch() == 0) return absl::OkStatus();
-  State& own = static_cast<State&>(*state);
-  UpdateIndex(in, config_, options().seed, own);
-  own.set_prepared(in.keys());
+  UpdateIndex(in, config_, options().seed, static_cast<State&>(*state));
   return absl::OkStatus();
 }
 
