@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_join.h"
 
 namespace sparse_attention {
@@ -40,6 +41,12 @@ absl::Status UnknownField(const std::string& path, const std::string& name,
 std::string NearestName(absl::string_view name, const std::vector<std::string>& names) {
   // Quadratic in the length, and no field name is longer.
   name = name.substr(0, 100);
+  // A name cut short ("quest" for "quest_top_k") is meant more likely than any other.
+  if (name.size() >= 3) {
+    for (const std::string& candidate : names) {
+      if (absl::StartsWith(candidate, name)) return candidate;
+    }
+  }
   std::string nearest;
   size_t least = std::string::npos;
   for (const std::string& candidate : names) {

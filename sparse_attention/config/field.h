@@ -110,8 +110,8 @@ std::vector<FieldDoc> DocumentFields();
 template <class C>
 Json ConfigSchema();
 
-// Of `names` the one with the smallest edit distance to `name`, the first among equals; "" without
-// names.
+// Of `names` the first that begins with `name` (of three letters or more), else the one with the
+// smallest edit distance, the first among equals; "" without names.
 std::string NearestName(absl::string_view name, const std::vector<std::string>& names);
 
 // ---- Implementation ----

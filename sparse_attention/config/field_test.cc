@@ -449,6 +449,9 @@ TEST(NearestName, SmallestEditDistanceAndTheFirstAmongEquals) {
   EXPECT_EQ(NearestName("top_p", names), "top_p");
   EXPECT_EQ(NearestName("ax", {"bx", "cx"}), "bx");
   EXPECT_EQ(NearestName("anything", {}), "");
+  const std::vector<std::string> maskers = {"sink", "quest_top_k", "quest_top_p"};
+  EXPECT_EQ(NearestName("quest", maskers), "quest_top_k");
+  EXPECT_EQ(NearestName("qu", maskers), "sink");  // too short to tell
 }
 
 }  // namespace
