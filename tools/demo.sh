@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Part of `tools/dev demo`: evaluates ways of attending on the shipped model and says where the results are.
-#   demo.sh [--all] [FOLDER]    --all: every method that ships, in half as much time again
+#   demo.sh [--all] [FOLDER]    --all: every method that ships, in twice the time
 set -euo pipefail
 configs=dense,sink_local,oracle_top_k_2,oracle_top_k_16,random_10,vattention_oracle_2,hash_attention_5,quest_5
 if [ "${1:-}" = --all ]; then

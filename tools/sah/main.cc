@@ -1,11 +1,20 @@
 // `sah`: the command line of Sparse Attention Hub.
 #include <c10/core/InferenceMode.h>
 
+#include <cstdlib>
+#include <filesystem>
 #include <iostream>
+#include <system_error>
 
 #include "tools/sah/command_line.h"
 
 int main(int argc, char** argv) {
+  // `bazel run` starts programs elsewhere; paths inside configs, too, are those of where it was
+  // typed.
+  if (const char* typed_in = std::getenv("BUILD_WORKING_DIRECTORY"); typed_in != nullptr) {
+    std::error_code ignored;  // then paths are relative to where we are
+    std::filesystem::current_path(typed_in, ignored);
+  }
   CLI::App app("Sparse attention for long contexts: evaluate, generate, calibrate, inspect", "sah");
   app.set_version_flag("--version", std::string("sah ") + sparse_attention::kVersion);
   app.require_subcommand(1);
