@@ -54,6 +54,17 @@ def sa_py_test(name, srcs, size = "medium", data = [], args = [], tags = [], env
         env = env,
     )
 
+def sa_package_test(name, srcs, data = [], env = {}, **kwargs):
+    """A pytest of `import sparse_attention_hub`, the package as it is built."""
+    sa_py_test(
+        name = name,
+        srcs = srcs,
+        data = data + ["//python/sparse_attention_hub"],
+        # Threads of LibTorch beyond a test's core wait for one another.
+        env = dict({"PYTHONPATH": "python", "OMP_NUM_THREADS": "1"}, **env),
+        **kwargs
+    )
+
 _MASKER_DEPS = [
     "//sparse_attention/attention:attention_inputs",
     "//sparse_attention/base:status",

@@ -35,6 +35,19 @@ cc_library(
     ],
 )
 
+# For modules that Python loads.
+cc_library(
+    name = "torch_python",
+    linkopts = [
+        "-L{torch}/lib",
+        "-ltorch_python",
+    ],
+    deps = [
+        ":python_headers",
+        ":torch",
+    ],
+)
+
 # For programs that also use CUDA tensors: keeps libtorch_cuda, which registers the CUDA operators.
 cc_library(
     name = "torch_cuda",

@@ -1,0 +1,1 @@
+"""Sparse attention for long-context language models."""
