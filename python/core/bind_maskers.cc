@@ -2,9 +2,11 @@
 #include <pybind11/stl.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -13,6 +15,7 @@
 #include "python/core/status_error.h"
 #include "sparse_attention/config/enum_names.h"
 #include "sparse_attention/config/pipeline_config.h"
+#include "sparse_attention/research_attention/maskers/fixed/hash_attention_top_k.h"
 #include "sparse_attention/research_attention/maskers/masker.h"
 #include "sparse_attention/research_attention/maskers/registry.h"
 
@@ -64,6 +67,13 @@ E EnumOrThrow(const std::string& name, const char* field) {
       absl::StrCat(field, " must be ", EnumChoices<E>(), ", got \"", name, "\"")));
 }
 
+MaskerOptions OptionsOf(uint64_t seed, const std::string& selection,
+                        const std::string& group_reduce) {
+  return {.seed = seed,
+          .selection = EnumOrThrow<Selection>(selection, "selection"),
+          .group_reduce = EnumOrThrow<GroupReduce>(group_reduce, "group_reduce")};
+}
+
 }  // namespace
 
 void BindMaskers(py::module_& module) {
@@ -95,11 +105,8 @@ void BindMaskers(py::module_& module) {
   py::class_<Masker>(module, "Masker", "One step of a pipeline; made from its JSON entry.")
       .def(py::init([](const std::string& json, uint64_t seed, const std::string& selection,
                        const std::string& group_reduce) {
-             MaskerOptions options;
-             options.seed = seed;
-             options.selection = EnumOrThrow<Selection>(selection, "selection");
-             options.group_reduce = EnumOrThrow<GroupReduce>(group_reduce, "group_reduce");
-             return ValueOrThrow(MaskerFromJson(ValueOrThrow(ParseJson(json)), options));
+             return ValueOrThrow(MaskerFromJson(ValueOrThrow(ParseJson(json)),
+                                                OptionsOf(seed, selection, group_reduce)));
            }),
            py::arg("json"), py::kw_only(), py::arg("seed") = 42,
            py::arg("selection") = "query_head", py::arg("group_reduce") = "max", Release())
@@ -118,8 +125,62 @@ void BindMaskers(py::module_& module) {
           py::arg("place") = 0, Release(),
           "`previous` united with the keys that the masker selects. `place` tells apart the "
           "maskers "
-          "that share a session.");
+          "that share a session.")
+      .def(
+          "tensors",
+          [](const Masker& self, Session& session, int64_t layer, int64_t place) {
+            const std::lock_guard lock(session.mutex);
+            std::map<std::string, at::Tensor> tensors;
+            for (const auto& [name, tensor] :
+                 session.session.StateFor(layer, place, 0, self)->Tensors()) {
+              if (tensor.defined()) tensors.emplace(name, tensor);
+            }
+            return tensors;
+          },
+          py::arg("session"), py::arg("layer"), py::arg("place") = 0, Release(),
+          "What the masker remembers in `session` of a layer, by name; for reading only.");
 
+  module.def(
+      "hash_attention_masker",
+      [](const std::string& json, const std::string& activation,
+         HashAttentionWeights::TensorsOfLayers layers, uint64_t seed, const std::string& selection,
+         const std::string& group_reduce) -> std::unique_ptr<Masker> {
+        const auto config =
+            ValueOrThrow(ConfigFromJson<HashAttentionTopKConfig>(ValueOrThrow(ParseJson(json))));
+        return std::make_unique<HashAttentionTopK>(
+            config, OptionsOf(seed, selection, group_reduce),
+            ValueOrThrow(HashAttentionWeights::FromTensors(
+                "hat_weights", EnumOrThrow<Activation>(activation, "hat_mlp_activation"),
+                std::move(layers))));
+      },
+      py::arg("json"), py::arg("activation"), py::arg("layers"), py::kw_only(),
+      py::arg("seed") = 42, py::arg("selection") = "query_head", py::arg("group_reduce") = "max",
+      Release(),
+      "A hash_attention_top_k masker with weights from memory: layer -> \"query.0.weight\" and so "
+      "on -> float32 tensor on the host.");
+  module.def(
+      "add_masks",
+      [](const std::vector<const Masker*>& maskers, const std::vector<int64_t>& places,
+         const AttentionInputs& inputs, Session& session) {
+        const std::lock_guard lock(session.mutex);
+        Mask mask = Mask::MakeEmpty(inputs.mask_shape(), inputs.q.device());
+        for (size_t i = 0; i < maskers.size(); ++i) {
+          MaskerState* state = session.session.StateFor(inputs.layer, places[i], 0, *maskers[i]);
+          mask = ValueOrThrow(maskers[i]->AddMask(inputs, mask, state));
+        }
+        return mask;
+      },
+      py::arg("maskers"), py::arg("places"), py::arg("inputs"), py::arg("session"), Release(),
+      "add_mask of each masker in turn, from an empty mask on.");
+  module.def(
+      "check_masker",
+      [](const std::string& json) {
+        const Json entry = ValueOrThrow(ParseJson(json));
+        const std::string type = entry.value("type", "");
+        ThrowIfError(ValueOrThrow(FindMasker(type))->check(entry));
+      },
+      py::arg("json"), Release(),
+      "Checks the fields of a masker's entry; files that it names are not opened.");
   module.def("masker_descriptors", &Descriptors);
   module.def(
       "read_pipeline",

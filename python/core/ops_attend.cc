@@ -2,12 +2,12 @@
 // eager code and for torch.compile alike.
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
-#include <c10/util/Exception.h>
 #include <torch/library.h>
 
-#include <memory>
 #include <optional>
+#include <utility>
 
+#include "python/core/op_error.h"
 #include "python/core/sequence.h"
 
 namespace sparse_attention {
@@ -19,7 +19,7 @@ at::Tensor Attend(at::Tensor sequence, const at::Tensor& query, const at::Tensor
                   std::optional<double> softcap, std::optional<int64_t> sliding_window, bool causal,
                   int64_t layer, std::optional<int64_t> first_query_position) {
   const auto found = Sequence::Find(sequence);
-  TORCH_CHECK_VALUE(found.ok(), std::string(found.status().message()));
+  ThrowOpError(found.status());
   AttentionInputs in;
   in.q = query;
   in.k = key;
@@ -33,11 +33,8 @@ at::Tensor Attend(at::Tensor sequence, const at::Tensor& query, const at::Tensor
   in.layer = layer;
   in.first_query_position = first_query_position;
   absl::StatusOr<at::Tensor> out = (*found)->Attend(in);
-  if (out.ok()) return *std::move(out);
-  const std::string message(out.status().message());
-  TORCH_CHECK_VALUE(out.status().code() != absl::StatusCode::kInvalidArgument, message);
-  TORCH_CHECK_NOT_IMPLEMENTED(out.status().code() != absl::StatusCode::kUnimplemented, message);
-  TORCH_CHECK(false, message);
+  ThrowOpError(out.status());
+  return *std::move(out);
 }
 
 at::Tensor AttendMeta(at::Tensor, const at::Tensor& query, const at::Tensor&,

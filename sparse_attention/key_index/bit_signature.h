@@ -10,6 +10,7 @@
 
 #include "sparse_attention/config/enum_names.h"
 #include "sparse_attention/key_index/growing_tensor.h"
+#include "sparse_attention/key_index/named_tensor.h"
 
 namespace sparse_attention {
 
@@ -62,6 +63,7 @@ class BitSignatureIndex {
   int64_t prefix() const { return 0; }
 
   at::Tensor signatures() const { return signatures_.view(); }  // [batch, heads, n, words]
+  NamedTensors Tensors() const { return {{"signatures", signatures()}}; }
 
  private:
   const HeadMlp* key_mlp_;

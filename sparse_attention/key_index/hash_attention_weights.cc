@@ -57,7 +57,6 @@ absl::StatusOr<HeadMlp> ReadMlp(const std::string& path, int64_t layer, const st
 absl::StatusOr<std::shared_ptr<const HashAttentionWeights>> HashAttentionWeights::Load(
     const std::string& path) {
   SA_ASSIGN_OR_RETURN(LayerFile file, ReadLayerFile(path, kFormat));
-  std::shared_ptr<HashAttentionWeights> weights(new HashAttentionWeights(path));
   const std::optional<Activation> activation =
       EnumFromName<Activation>(file.metadata["activation"]);
   if (!activation.has_value()) {
@@ -65,12 +64,18 @@ absl::StatusOr<std::shared_ptr<const HashAttentionWeights>> HashAttentionWeights
         absl::StrCat(path, ": metadata \"activation\" must be one of ", EnumChoices<Activation>(),
                      ", got \"", file.metadata["activation"], "\""));
   }
-  weights->activation_ = *activation;
-  for (auto& [layer, tensors] : file.layers) {
+  return FromTensors(path, *activation, std::move(file.layers));
+}
+
+absl::StatusOr<std::shared_ptr<const HashAttentionWeights>> HashAttentionWeights::FromTensors(
+    const std::string& path, Activation activation, TensorsOfLayers layers) {
+  std::shared_ptr<HashAttentionWeights> weights(new HashAttentionWeights(path));
+  weights->activation_ = activation;
+  for (auto& [layer, tensors] : layers) {
     HashAttentionLayer& entry = weights->layers_[layer];
     SA_ASSIGN_OR_RETURN(entry.query, ReadMlp(path, layer, "query", tensors));
     SA_ASSIGN_OR_RETURN(entry.key, ReadMlp(path, layer, "key", tensors));
-    entry.query.activation = entry.key.activation = *activation;
+    entry.query.activation = entry.key.activation = activation;
     if (!tensors.empty()) {
       return LayerFileError(path, layer, tensors.begin()->first,
                             "must continue a chain of query or key maps",

@@ -34,6 +34,12 @@ class HashAttentionWeights {
   // InvalidArgument or Unimplemented name the file and the tensor.
   static absl::StatusOr<std::shared_ptr<const HashAttentionWeights>> Load(const std::string& path);
 
+  // The same of float32 tensors on the host: layer -> "query.0.weight" and so on -> tensor.
+  // `origin` stands for the path in messages.
+  using TensorsOfLayers = std::map<int64_t, std::map<std::string, at::Tensor>>;
+  static absl::StatusOr<std::shared_ptr<const HashAttentionWeights>> FromTensors(
+      const std::string& origin, Activation activation, TensorsOfLayers layers);
+
   // The weights of a layer, checked against a step's heads and dim. InvalidArgument names the file,
   // what it holds and what is needed.
   absl::StatusOr<const HashAttentionLayer*> Layer(int64_t layer, int64_t query_heads,

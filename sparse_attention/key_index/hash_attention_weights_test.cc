@@ -56,29 +56,29 @@ TEST(HashAttentionWeights, BrokenFilesNameFileAndTensor) {
   const std::map<std::string, std::string> metadata = {{"format", "sah.hash_attention.v1"},
                                                        {"activation", "silu"}};
   RandomTensors random(1);
-  const NamedTensors good = {{"layers.0.query.0.weight", random.Normal({4, 8, 5})},
+  const LayerTensors good = {{"layers.0.query.0.weight", random.Normal({4, 8, 5})},
                              {"layers.0.query.0.bias", random.Normal({4, 5})},
                              {"layers.0.key.0.weight", random.Normal({2, 8, 5})},
                              {"layers.0.key.0.bias", random.Normal({2, 5})}};
   WriteLayerFile(path, good, metadata);
   SA_EXPECT_OK(HashAttentionWeights::Load(path));
 
-  const auto broken = [&](const std::function<void(NamedTensors&)>& change) {
-    NamedTensors tensors = good;
+  const auto broken = [&](const std::function<void(LayerTensors&)>& change) {
+    LayerTensors tensors = good;
     change(tensors);
     WriteLayerFile(path, tensors, metadata);
     return HashAttentionWeights::Load(path).status();
   };
   const auto set = [&](const char* name, const at::Tensor& value) {
-    return broken([&](NamedTensors& t) { t[name] = value; });
+    return broken([&](LayerTensors& t) { t[name] = value; });
   };
   const auto is = [&](const std::string& text) {
     return StatusIs(kInvalid, AllOf(HasSubstr(path), HasSubstr(text)));
   };
-  EXPECT_THAT(broken([](NamedTensors& t) { t.clear(); }), is("holds no layer"));
-  EXPECT_THAT(broken([](NamedTensors& t) { t.erase("layers.0.key.0.weight"); }),
+  EXPECT_THAT(broken([](LayerTensors& t) { t.clear(); }), is("holds no layer"));
+  EXPECT_THAT(broken([](LayerTensors& t) { t.erase("layers.0.key.0.weight"); }),
               is("layers.0.key.0.weight must be there"));
-  EXPECT_THAT(broken([](NamedTensors& t) { t.erase("layers.0.key.0.bias"); }),
+  EXPECT_THAT(broken([](LayerTensors& t) { t.erase("layers.0.key.0.bias"); }),
               is("layers.0.key.0.bias must be there"));
   EXPECT_THAT(set("layers.0.query.0.weight", random.Normal({8, 5})),
               is("layers.0.query.0.weight must be [heads, in, out], got float32 [8, 5] on cpu"));
@@ -89,12 +89,12 @@ TEST(HashAttentionWeights, BrokenFilesNameFileAndTensor) {
   EXPECT_THAT(set("layers.x.query.0.weight", random.Normal({4, 5, 5})),
               is("tensor layers.x.query.0.weight must be named layers.{layer}.{name}"));
   EXPECT_THAT(set("other", random.Normal({1})), is("tensor other must be named"));
-  EXPECT_THAT(broken([&](NamedTensors& t) {
+  EXPECT_THAT(broken([&](LayerTensors& t) {
                 t["layers.0.key.0.weight"] = random.Normal({2, 8, 6});
                 t["layers.0.key.0.bias"] = random.Normal({2, 6});
               }),
               is("layers.0.key must map 8 channels to 5 bits as query does, got 8 and 6"));
-  EXPECT_THAT(broken([&](NamedTensors& t) {
+  EXPECT_THAT(broken([&](LayerTensors& t) {
                 t["layers.0.query.1.weight"] = random.Normal({4, 6, 5});
                 t["layers.0.query.1.bias"] = random.Normal({4, 5});
               }),

@@ -84,8 +84,8 @@ TEST(IndexerWeights, ReadsAndChecks) {
 TEST(IndexerWeights, BrokenFilesNameFileAndTensor) {
   const std::string path = PathOf("broken.safetensors");
   RandomTensors random(4);
-  const auto load = [&](const std::function<void(NamedTensors&)>& change) {
-    NamedTensors tensors = {{"layers.0.query.weight", random.Normal({3, 32, 5})},
+  const auto load = [&](const std::function<void(LayerTensors&)>& change) {
+    LayerTensors tensors = {{"layers.0.query.weight", random.Normal({3, 32, 5})},
                             {"layers.0.key.weight", random.Normal({16, 5})},
                             {"layers.0.gate.weight", random.Normal({32, 3})}};
     change(tensors);
@@ -93,14 +93,14 @@ TEST(IndexerWeights, BrokenFilesNameFileAndTensor) {
     return IndexerWeights::Load(path).status();
   };
   const auto set = [&](const char* name, const at::Tensor& value) {
-    return load([&](NamedTensors& t) { t[name] = value; });
+    return load([&](LayerTensors& t) { t[name] = value; });
   };
   const auto is = [&](const std::string& text) {
     return StatusIs(kInvalid, AllOf(HasSubstr(path), HasSubstr(text)));
   };
-  SA_EXPECT_OK(load([](NamedTensors&) {}));
-  EXPECT_THAT(load([](NamedTensors& t) { t.clear(); }), is("holds no layer"));
-  EXPECT_THAT(load([](NamedTensors& t) { t.erase("layers.0.gate.weight"); }),
+  SA_EXPECT_OK(load([](LayerTensors&) {}));
+  EXPECT_THAT(load([](LayerTensors& t) { t.clear(); }), is("holds no layer"));
+  EXPECT_THAT(load([](LayerTensors& t) { t.erase("layers.0.gate.weight"); }),
               is("layers.0.gate.weight must be there"));
   EXPECT_THAT(set("layers.0.query.weight", random.Normal({32, 5})),
               is("layers.0.query.weight must be [indexer heads, query heads * dim, width]"));

@@ -7,7 +7,7 @@
 
 namespace sparse_attention {
 
-void WriteLayerFile(const std::string& path, const NamedTensors& tensors,
+void WriteLayerFile(const std::string& path, const LayerTensors& tensors,
                     const std::map<std::string, std::string>& metadata) {
   std::vector<TensorView> views;
   std::vector<at::Tensor> held;
@@ -25,7 +25,7 @@ void WriteLayerFile(const std::string& path, const NamedTensors& tensors,
 
 void WriteHashAttentionFile(const std::string& path, const std::vector<HashLayerShape>& layers) {
   RandomTensors random(11);
-  NamedTensors tensors;
+  LayerTensors tensors;
   for (const HashLayerShape& s : layers) {
     for (const auto& [side, heads] :
          {std::pair{"query", s.query_heads}, std::pair{"key", s.key_heads}}) {
@@ -41,7 +41,7 @@ void WriteHashAttentionFile(const std::string& path, const std::vector<HashLayer
 
 void WriteIndexerFile(const std::string& path, const std::vector<IndexerLayerShape>& layers) {
   RandomTensors random(12);
-  NamedTensors tensors;
+  LayerTensors tensors;
   for (const IndexerLayerShape& s : layers) {
     const std::string prefix = absl::StrCat("layers.", s.layer, ".");
     tensors[prefix + "query.weight"] = random.Normal({s.heads, s.query_heads * s.dim, s.width});

@@ -11,10 +11,10 @@
 
 namespace sparse_attention {
 
-using NamedTensors = std::map<std::string, at::Tensor>;
+using LayerTensors = std::map<std::string, at::Tensor>;
 
 // float32 tensors as a safetensors file; a failure ends the test.
-void WriteLayerFile(const std::string& path, const NamedTensors& tensors,
+void WriteLayerFile(const std::string& path, const LayerTensors& tensors,
                     const std::map<std::string, std::string>& metadata);
 
 // A layer of random HashAttention weights under "layers.{layer}.", dim -> hidden -> bits.

@@ -59,7 +59,7 @@ const std::string& FolderOfWeights() {
   static const std::string* const folder = [] {
     const std::string path = ::testing::TempDir();
     std::ofstream(path + "/channels.json") << DumpJson(Golden()["double_sparsity_channels"]);
-    NamedTensors layers;
+    LayerTensors layers;
     for (const auto& [side, a] : {std::pair{"query", std::array{.31, .43, .17, .19}},
                                   std::pair{"key", std::array{.29, .41, .23, .27}}}) {
       const bool key = side[0] == 'k';

@@ -38,6 +38,13 @@ class IndexState : public MaskerState {
     return *index_;
   }
 
+  NamedTensors Tensors() const override {
+    if constexpr (requires(const Index& index) { index.Tensors(); }) {
+      if (index_.has_value()) return index_->Tensors();
+    }
+    return {};
+  }
+
  private:
   KeyLedger keys_, values_;
   std::optional<Index> index_;

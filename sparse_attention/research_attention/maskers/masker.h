@@ -23,6 +23,7 @@
 #include "sparse_attention/base/status.h"
 #include "sparse_attention/config/field.h"
 #include "sparse_attention/config/pipeline_config.h"
+#include "sparse_attention/key_index/named_tensor.h"
 #include "sparse_attention/mask/mask.h"
 
 namespace sparse_attention {
@@ -70,6 +71,7 @@ struct MaskerTraits {
 struct MaskerDescriptor : MaskerTraits {
   const char* name;  // the "type" in JSON
   absl::StatusOr<std::unique_ptr<Masker>> (*create)(const Json&, const MaskerOptions&);
+  absl::Status (*check)(const Json&);  // the fields alone; files that they name are not opened
   std::vector<FieldDoc> (*fields)();
   Json (*schema)();
 };
@@ -87,6 +89,9 @@ class MaskerState {
   // The sequence is cut back to the keys of the latest Prepare; what only later steps told is
   // forgotten. Indexes need not do anything: they notice at the next step.
   virtual void Rewind() {}
+  // What it holds, for those who look into a session; empty before the first step. The names are
+  // those of key_index.
+  virtual NamedTensors Tensors() const { return {}; }
   std::vector<RowMetric> step_metrics;  // of the latest step
 };
 
@@ -150,7 +155,12 @@ MaskerDescriptor MakeDescriptor(
     const MaskerTraits& traits,
     absl::StatusOr<std::unique_ptr<Masker>> (*create)(const Json&, const MaskerOptions&)) {
   using Config = typename M::Config;
-  return {traits, Config::kName, create, &DocumentFields<Config>, &ConfigSchema<Config>};
+  return {traits,
+          Config::kName,
+          create,
+          [](const Json& json) { return ConfigFromJson<Config>(json).status(); },
+          &DocumentFields<Config>,
+          &ConfigSchema<Config>};
 }
 
 template <typename M>

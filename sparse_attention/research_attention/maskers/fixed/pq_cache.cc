@@ -23,6 +23,11 @@ class OffsetCodebook {
     codebook_.Extend(Behind(keys), unchanged - offset_);
   }
   int64_t prefix() const { return offset_ + codebook_.prefix(); }
+  NamedTensors Tensors() const {
+    return {{"centroids", codebook_.centroids()},
+            {"codes", codebook_.codes()},
+            {"phi", codebook_.phi()}};
+  }
   // Of all keys; those in front score 0.
   at::Tensor Scores(const at::Tensor& q) const {
     return at::constant_pad_nd(codebook_.Scores(q), {offset_, 0});

@@ -40,6 +40,12 @@ class MagicPigIndex {
   }
   int64_t prefix() const { return fitted_to_; }
 
+  NamedTensors Tensors() const {
+    return {{"centre", transform_.centre},
+            {"planes", tables_.planes()},
+            {"buckets", tables_.buckets()}};
+  }
+
   const LshTables& tables() const { return tables_; }
   const MipsTransform& transform() const { return transform_; }
 

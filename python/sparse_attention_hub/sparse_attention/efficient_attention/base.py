@@ -1,0 +1,37 @@
+"""The base of the efficient engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..base import SparseAttention, SparseAttentionConfig
+
+
+@dataclass
+class EfficientAttentionConfig(SparseAttentionConfig):
+    """Base of the configs of efficient attention."""
+
+
+class EfficientAttention(SparseAttention):
+    """Base of attention that reads the selected keys only."""
+
+    @classmethod
+    def create_from_config(cls, config: SparseAttentionConfig) -> EfficientAttention:
+        """The implementation of a config, by exactly its type.
+
+        Raises:
+            TypeError: `config` is not an `EfficientAttentionConfig`.
+            ValueError: No implementation belongs to it.
+        """
+        from .implementations import DoubleSparsity, DoubleSparsityConfig, HashAttention, HashAttentionConfig
+
+        if not isinstance(config, EfficientAttentionConfig):
+            raise TypeError(f"Expected EfficientAttentionConfig, got {type(config)}")
+        implementations: dict[type, type[EfficientAttention]] = {
+            DoubleSparsityConfig: DoubleSparsity,
+            HashAttentionConfig: HashAttention,
+        }
+        implementation = implementations.get(type(config))
+        if implementation is None:
+            raise ValueError(f"No efficient attention class found for config type: {type(config)}")
+        return implementation.create_from_config(config)

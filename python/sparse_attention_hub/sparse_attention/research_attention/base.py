@@ -1,0 +1,200 @@
+"""ResearchAttention: a pipeline of maskers and attention through the mask that they build."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Sequence
+
+import torch
+
+from ... import _core
+from ...metric_logging import MicroMetricLogger
+from ..base import SparseAttention, SparseAttentionConfig
+from ..utils.mask import Mask
+from ..utils.mask_attention_utils import get_masked_attention_output, get_true_attention_output
+from .maskers.base import MaskerConfig, ResearchMasker, SparseMetaData
+from .maskers.core_masker import CoreMasker, PipelineOptions, runs_in_core, session_of
+from .maskers.fixed import FixedMaskerConfig
+from .maskers.sampling.base import SamplingMasker
+
+DENSITY = "research_attention_density"
+OUTPUT_ERROR = "research_attention_output_error"
+
+MicroMetricLogger.register_metric(DENSITY, float)
+MicroMetricLogger.register_metric(OUTPUT_ERROR, float)
+
+
+@dataclass
+class ResearchAttentionConfig(SparseAttentionConfig):
+    """Config of `ResearchAttention`.
+
+    Attributes:
+        masker_configs: Of the maskers, in the order in which they run. None at all: dense attention.
+        seed: Of every random draw of the pipeline.
+        selection: "query_head": every query head selects for itself; "kv_group": the query heads that share a KV
+            head select together.
+        group_reduce: With "kv_group", how scores of a group become one: "max", "mean" or "sum".
+    """
+
+    masker_configs: list[MaskerConfig]
+    seed: int = field(default=42, kw_only=True)
+    selection: str = field(default="query_head", kw_only=True)
+    group_reduce: str = field(default="max", kw_only=True)
+
+
+def pipeline_of_config(config: ResearchAttentionConfig) -> dict[str, Any]:
+    """The JSON pipeline of a config.
+
+    Raises:
+        TypeError: A masker is not one of the C++ library, or its weights are in memory.
+    """
+    maskers = []
+    for entry in config.masker_configs:
+        if type(entry) is FixedMaskerConfig:  # the causal masker passes every mask through
+            continue
+        if getattr(entry, "hat_weights", None) is not None:
+            raise TypeError("HashAttentionTopKMaskerConfig: weights in memory have no place in JSON; give a hat_weight_file")
+        maskers.append(entry.to_entry())
+    return {
+        "type": "research",
+        "seed": config.seed,
+        "selection": config.selection,
+        "group_reduce": config.group_reduce,
+        "maskers": maskers,
+    }
+
+
+class ResearchAttention(SparseAttention):
+    """Builds an explicit mask with the pipeline's maskers and attends through it: exact and easy to inspect."""
+
+    #: Whether `custom_attention` returns the attention weights, which cost as much as the attention itself.
+    return_attention_weights: bool = True
+
+    def __init__(self, sparse_attention_config: SparseAttentionConfig, maskers: Sequence[ResearchMasker]) -> None:
+        """
+        Raises:
+            ValueError: There is more than one sampling masker.
+        """
+        super().__init__(sparse_attention_config)
+        if sum(isinstance(masker, SamplingMasker) for masker in maskers) > 1:
+            raise ValueError(
+                "Only one sampling masker supported for efficiency; "
+                "consider implementing all sampling logic in one masker"
+            )
+        self.maskers = list(maskers)
+
+    @classmethod
+    def create_from_config(cls, config: SparseAttentionConfig) -> ResearchAttention:
+        """The engine of a config.
+
+        Raises:
+            TypeError: `config` is not a `ResearchAttentionConfig`.
+            ValueError: A masker is not registered, or its config is wrong.
+        """
+        if not isinstance(config, ResearchAttentionConfig):
+            raise TypeError(f"Expected ResearchAttentionConfig, got {type(config)}")
+        options = PipelineOptions(config.seed, config.selection, config.group_reduce)
+        maskers = [ResearchMasker.create_masker_from_config(entry) for entry in config.masker_configs]
+        if options != PipelineOptions():
+            for masker in maskers:
+                if isinstance(masker, CoreMasker):
+                    masker.set_options(options)
+                elif options.selection != "query_head":
+                    raise ValueError(
+                        f"selection \"{options.selection}\" needs maskers of the C++ library, {type(masker).__name__} is none"
+                    )
+        return cls(config, maskers)
+
+    def custom_attention(
+        self,
+        module: torch.nn.Module | None,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        scaling: float,
+        dropout: float,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """See `SparseAttention.custom_attention`; `sparse_meta_data` must be among the keyword arguments.
+
+        Logs the density of the mask and the relative error of the output where these metrics are enabled.
+
+        Raises:
+            ValueError: `sparse_meta_data` is missing, or shapes do not fit.
+        """
+        if "sparse_meta_data" not in kwargs:
+            raise ValueError("sparse_meta_data must be provided in kwargs while calling custom_attention()")
+        sparse_meta_data: SparseMetaData = kwargs.pop("sparse_meta_data")
+        mask = self.build_mask(
+            queries, keys, values, attention_mask, scaling, dropout, sparse_meta_data, **kwargs
+        )
+        sinks = kwargs.pop("s_aux", None)
+        output, weights = get_masked_attention_output(
+            module=module,
+            queries=queries,
+            keys=keys,
+            values=values,
+            attention_mask=attention_mask,
+            sinks=sinks if isinstance(sinks, torch.Tensor) else None,
+            scaling=scaling,
+            dropout=dropout,
+            sparse_attention_mask=mask,
+            return_attention_weights=True,
+            **kwargs,
+        )
+        self._log(module, queries, keys, values, attention_mask, scaling, dropout, sinks, mask, output, kwargs)
+        return output, weights
+
+    def build_mask(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        scaling: float,
+        dropout: float,
+        sparse_meta_data: SparseMetaData,
+        **kwargs: Any,
+    ) -> Mask:
+        """The mask alone, [batch, query heads, queries, keys]; an empty one means dense attention."""
+        shape = (queries.shape[0], queries.shape[1], queries.shape[2], keys.shape[2])
+        mask = Mask.create_empty_mask(shape, queries.dtype, queries.device)
+        for masker in self.maskers:
+            mask = masker.add_mask(
+                keys=keys,
+                queries=queries,
+                values=values,
+                attention_mask=attention_mask,
+                scaling=scaling,
+                dropout=dropout,
+                sparse_meta_data=sparse_meta_data,
+                previous_mask=mask,
+                **kwargs,
+            )
+        return mask
+
+    def _log(
+        self,
+        module: torch.nn.Module | None,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        scaling: float,
+        dropout: float,
+        sinks: Any,
+        mask: Mask,
+        output: torch.Tensor,
+        kwargs: dict[str, Any],
+    ) -> None:
+        logger = MicroMetricLogger()
+        metadata = {"layer_idx": kwargs.get("layer_idx", -1)}
+        if logger.is_metric_enabled(DENSITY):
+            logger.log(DENSITY, mask.get_density(), metadata)
+        if logger.is_metric_enabled(OUTPUT_ERROR):
+            dense, _ = get_true_attention_output(
+                module, queries, keys, values, attention_mask, scaling, dropout, s_aux=sinks, **kwargs
+            )
+            error = torch.linalg.vector_norm(dense.float() - output.float()) / torch.linalg.vector_norm(dense.float())
+            logger.log(OUTPUT_ERROR, float(error), metadata)

@@ -1,0 +1,150 @@
+"""Maskers whose method is C++: what joins `_core.Masker` and the hub's calling conventions."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar, cast
+
+import torch
+
+from .... import _core
+from ...utils.mask import Mask
+from .base import MaskerConfig, ResearchMasker, SparseMetaData
+
+#: Where `sparse_meta_data` holds what the C++ maskers remember of the sequence.
+SESSION_KEY = "sparse_attention_hub_session"
+
+_places = itertools.count()
+
+
+@dataclass(frozen=True)
+class PipelineOptions:
+    """What a whole pipeline decides for its maskers.
+
+    Attributes:
+        seed: Of every random draw, together with layer, head and absolute query position.
+        selection: "query_head": every query head selects for itself; "kv_group": the query heads that share a KV
+            head select together.
+        group_reduce: With "kv_group", how scores of a group become one: "max", "mean" or "sum".
+    """
+
+    seed: int = 42
+    selection: str = "query_head"
+    group_reduce: str = "max"
+
+    def as_kwargs(self) -> dict[str, Any]:
+        return {"seed": self.seed, "selection": self.selection, "group_reduce": self.group_reduce}
+
+
+def session_of(sparse_meta_data: SparseMetaData | None) -> _core.Session | None:
+    """The session in a sequence's dictionary, made at the first use; None without a dictionary."""
+    if sparse_meta_data is None:
+        return None
+    return cast(_core.Session, sparse_meta_data.setdefault(SESSION_KEY, _core.Session()))
+
+
+_Masker = TypeVar("_Masker", bound="CoreMasker")
+
+
+class CoreMasker(ResearchMasker):
+    """A masker of the C++ library. Subclasses name their config class and what they ask of a call."""
+
+    config_class: ClassVar[type[MaskerConfig]]
+    #: Whether a call needs `sparse_meta_data` and `layer_idx`, as in the Python hub.
+    needs_meta_data: ClassVar[bool] = False
+    #: Whether it remembers anything between steps.
+    keeps_state: ClassVar[bool] = False
+    #: A bool attention mask: True = forbidden, the hub's meaning in these maskers; others refuse bool masks.
+    bool_mask_forbids: ClassVar[bool] = False
+
+    def __init__(self, config: MaskerConfig) -> None:
+        super().__init__(config)
+        self._place = next(_places)
+        self._core = self._make_core(PipelineOptions())
+
+    def set_options(self, options: PipelineOptions) -> None:
+        """The pipeline's seed and selection, for maskers that are made one by one."""
+        self._core = self._make_core(options)
+
+    def _make_core(self, options: PipelineOptions) -> _core.Masker:
+        return _core.Masker(json.dumps(self.config.to_entry()), **options.as_kwargs())
+
+    @classmethod
+    def create_from_config(cls: type[_Masker], config: MaskerConfig) -> _Masker:
+        if not isinstance(config, cls.config_class):
+            raise ValueError(f"Invalid config type: {type(config)}, expected {cls.config_class.__name__}")
+        return cls(config)
+
+    def add_mask(
+        self,
+        keys: torch.Tensor,
+        queries: torch.Tensor,
+        values: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        scaling: float = 1.0,
+        dropout: float = 0.0,
+        sparse_meta_data: SparseMetaData | None = None,
+        previous_mask: Mask | None = None,
+        **kwargs: Any,
+    ) -> Mask:
+        """See `ResearchMasker.add_mask`. A full `previous_mask` comes back as the same object.
+
+        Raises:
+            ValueError: Shapes do not fit, or `sparse_meta_data` or `layer_idx` is missing where the method needs it.
+        """
+        if self.needs_meta_data:
+            self._validate_inputs(sparse_meta_data, kwargs)
+        if previous_mask is not None and previous_mask.is_full_mask():
+            return previous_mask
+        inputs = self.attention_inputs(keys, queries, values, attention_mask, scaling, kwargs)
+        if previous_mask is None:
+            previous_mask = Mask.create_empty_mask(inputs.shape, queries.dtype, queries.device)
+        session = session_of(sparse_meta_data) if self.keeps_state else None
+        mask = self._core.add_mask(inputs, previous_mask.to_core(), session, self._place)
+        return Mask.from_core(mask, previous_mask.dtype)
+
+    def _validate_inputs(self, sparse_meta_data: SparseMetaData | None, kwargs: dict[str, Any]) -> None:
+        if sparse_meta_data is None:
+            raise ValueError("sparse_meta_data cannot be None")
+        if kwargs.get("layer_idx") is None:
+            raise ValueError("layer_idx must be provided in kwargs")
+
+    def attention_inputs(
+        self,
+        keys: torch.Tensor,
+        queries: torch.Tensor,
+        values: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        scaling: float,
+        kwargs: dict[str, Any],
+    ) -> _core.AttentionInputs:
+        """The step as the C++ library takes it."""
+        if attention_mask is not None:
+            attention_mask = self._additive(attention_mask, queries)
+        layer = kwargs.get("layer_idx")
+        return _core.AttentionInputs(
+            queries, keys, values, bias=attention_mask, scale=scaling, layer=0 if layer is None else int(layer)
+        )
+
+    def _additive(self, attention_mask: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
+        if attention_mask.dim() == 2:  # [queries, keys]
+            attention_mask = attention_mask[None, None]
+        elif attention_mask.dim() == 3:  # [batch, queries, keys]
+            attention_mask = attention_mask[:, None]
+        if attention_mask.dtype != torch.bool:
+            return attention_mask
+        if not self.bool_mask_forbids:
+            raise ValueError(
+                f"{type(self).__name__}: attention_mask must be additive (floating), got a bool mask, of which "
+                "libraries disagree whether True allows or forbids"
+            )
+        return torch.zeros(attention_mask.shape, dtype=torch.float32, device=attention_mask.device).masked_fill_(
+            attention_mask, -torch.inf
+        )
+
+
+def runs_in_core(masker: ResearchMasker) -> bool:
+    """Whether the C++ library may run the masker: nobody has replaced its method."""
+    return isinstance(masker, CoreMasker) and type(masker).add_mask is CoreMasker.add_mask and "add_mask" not in vars(masker)
