@@ -1,0 +1,41 @@
+"""torch.library.opcheck for every operator of the namespace: schema, gradients, fake tensors, torch.compile's tracing.
+
+`cases` names arguments for each operator; one that is registered and not in it fails the test. Tensors are made in each
+floating type that an operator takes and in two layouts: contiguous, and as a transposed view.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sparse_attention_hub import _core, _fake_kernels  # noqa: F401
+
+from operator_cases import CASES
+
+NAMESPACE = "sparse_attention_hub"
+LAYOUTS = ("contiguous", "strided")
+
+
+def registered():
+    names = (name.split(".")[0] for name in torch._C._dispatch_get_all_op_names())
+    return sorted({name.split("::")[1] for name in names if name.startswith(NAMESPACE + "::")})
+
+
+def restride(value, layout):
+    """The same values; strided: in memory that has the last two dimensions the other way round."""
+    if not isinstance(value, torch.Tensor) or value.dim() < 2 or layout == "contiguous":
+        return value
+    return value.transpose(-1, -2).contiguous().transpose(-1, -2)
+
+
+def test_every_operator_has_cases():
+    assert sorted(CASES) == registered()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("name", "dtype"), [(name, dtype) for name in sorted(CASES) for dtype in CASES[name].dtypes])
+def test_opcheck(name, dtype, layout):
+    operator = getattr(getattr(torch.ops, NAMESPACE), name).default
+    for arguments in CASES[name].arguments(dtype):
+        torch.library.opcheck(operator, tuple(restride(value, layout) for value in arguments))
