@@ -11,10 +11,10 @@ from ... import _core
 from ...metric_logging import MicroMetricLogger
 from ..base import SparseAttention, SparseAttentionConfig
 from ..utils.mask import Mask
-from ..utils.mask_attention_utils import get_masked_attention_output, get_true_attention_output
+from ..utils.mask_attention_utils import get_masked_attention_output
 from .maskers.base import MaskerConfig, ResearchMasker, SparseMetaData
-from .maskers.core_masker import CoreMasker, PipelineOptions, runs_in_core, session_of
-from .maskers.fixed import FixedMaskerConfig
+from .maskers.core_masker import CoreMasker, PipelineOptions, additive_mask, runs_in_core, session_of
+from .maskers.fixed import CausalMasker, FixedMaskerConfig
 from .maskers.sampling.base import SamplingMasker
 
 DENSITY = "research_attention_density"
@@ -62,6 +62,48 @@ def pipeline_of_config(config: ResearchAttentionConfig) -> dict[str, Any]:
         "group_reduce": config.group_reduce,
         "maskers": maskers,
     }
+
+
+@dataclass
+class _Step:
+    """The arguments of one call of `custom_attention`."""
+
+    module: torch.nn.Module | None
+    queries: torch.Tensor
+    keys: torch.Tensor
+    values: torch.Tensor
+    attention_mask: torch.Tensor | None
+    scaling: float
+    dropout: float
+    kwargs: dict[str, Any]
+
+    @property
+    def sinks(self) -> torch.Tensor | None:
+        sinks = self.kwargs.get("s_aux")
+        return sinks if isinstance(sinks, torch.Tensor) else None
+
+    @property
+    def drops_weights(self) -> bool:
+        return self.dropout > 0 and self.module is not None and self.module.training
+
+    def core_inputs(self, maskers: Sequence[CoreMasker]) -> _core.AttentionInputs:
+        bias = self.attention_mask
+        if bias is not None:
+            forbids = any(masker.bool_mask_forbids for masker in maskers)
+            bias = additive_mask(bias, forbids, "attention_mask")
+        return _core.AttentionInputs(
+            self.queries,
+            self.keys,
+            self.values,
+            bias=bias,
+            scale=self.scaling,
+            sink_logits=self.sinks,
+            layer=max(0, int(self.kwargs.get("layer_idx") or 0)),
+        )
+
+
+def _is_core(masker: ResearchMasker) -> bool:
+    return runs_in_core(masker) or type(masker) is CausalMasker
 
 
 class ResearchAttention(SparseAttention):
@@ -126,25 +168,63 @@ class ResearchAttention(SparseAttention):
         if "sparse_meta_data" not in kwargs:
             raise ValueError("sparse_meta_data must be provided in kwargs while calling custom_attention()")
         sparse_meta_data: SparseMetaData = kwargs.pop("sparse_meta_data")
+        step = _Step(module, queries, keys, values, attention_mask, scaling, dropout, kwargs)
+        if step.drops_weights or not all(_is_core(masker) for masker in self.maskers):
+            output, weights, density = self._attend_in_python(step, sparse_meta_data)
+        else:
+            output, weights, density = self._attend_in_core(step, sparse_meta_data)
+        self._log(step, density, output)
+        return output, weights
+
+    def _attend_in_core(
+        self, step: _Step, sparse_meta_data: SparseMetaData
+    ) -> tuple[torch.Tensor, torch.Tensor | None, float]:
+        """All of a step in the C++ library: logits are computed once."""
+        maskers = [masker for masker in self.maskers if isinstance(masker, CoreMasker)]
+        for masker in maskers:
+            if masker.needs_meta_data:
+                masker._validate_inputs(sparse_meta_data, step.kwargs)
+        inputs = step.core_inputs(maskers)
+        session = session_of(sparse_meta_data) or _core.Session()
+        mask = _core.add_masks([m._core for m in maskers], [m._place for m in maskers], inputs, session)
+        density = mask.density()
+        if mask.is_empty:  # nobody selected: attention is dense
+            mask = _core.Mask.full(list(inputs.shape), step.queries.device)
+        output, _ = _core.masked_attention(inputs, mask)
+        weights = None
+        if self.return_attention_weights:
+            weights = _core.masked_attention_weights(inputs, mask).to(step.queries.dtype)
+        return output.to(step.queries.dtype).transpose(1, 2).contiguous(), weights, density
+
+    def _attend_in_python(
+        self, step: _Step, sparse_meta_data: SparseMetaData
+    ) -> tuple[torch.Tensor, torch.Tensor | None, float]:
+        """Masker after masker, for those written in Python, and with dropout."""
         mask = self.build_mask(
-            queries, keys, values, attention_mask, scaling, dropout, sparse_meta_data, **kwargs
+            step.queries,
+            step.keys,
+            step.values,
+            step.attention_mask,
+            step.scaling,
+            step.dropout,
+            sparse_meta_data,
+            **step.kwargs,
         )
-        sinks = kwargs.pop("s_aux", None)
+        kwargs = {name: value for name, value in step.kwargs.items() if name != "s_aux"}
         output, weights = get_masked_attention_output(
-            module=module,
-            queries=queries,
-            keys=keys,
-            values=values,
-            attention_mask=attention_mask,
-            sinks=sinks if isinstance(sinks, torch.Tensor) else None,
-            scaling=scaling,
-            dropout=dropout,
+            module=step.module,
+            queries=step.queries,
+            keys=step.keys,
+            values=step.values,
+            attention_mask=step.attention_mask,
+            sinks=step.sinks,
+            scaling=step.scaling,
+            dropout=step.dropout,
             sparse_attention_mask=mask,
             return_attention_weights=True,
             **kwargs,
         )
-        self._log(module, queries, keys, values, attention_mask, scaling, dropout, sinks, mask, output, kwargs)
-        return output, weights
+        return output, weights if self.return_attention_weights else None, mask.get_density()
 
     def build_mask(
         self,
@@ -174,27 +254,13 @@ class ResearchAttention(SparseAttention):
             )
         return mask
 
-    def _log(
-        self,
-        module: torch.nn.Module | None,
-        queries: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        scaling: float,
-        dropout: float,
-        sinks: Any,
-        mask: Mask,
-        output: torch.Tensor,
-        kwargs: dict[str, Any],
-    ) -> None:
+    def _log(self, step: _Step, density: float, output: torch.Tensor) -> None:
         logger = MicroMetricLogger()
-        metadata = {"layer_idx": kwargs.get("layer_idx", -1)}
+        metadata = {"layer_idx": step.kwargs.get("layer_idx", -1)}
         if logger.is_metric_enabled(DENSITY):
-            logger.log(DENSITY, mask.get_density(), metadata)
+            logger.log(DENSITY, density, metadata)
         if logger.is_metric_enabled(OUTPUT_ERROR):
-            dense, _ = get_true_attention_output(
-                module, queries, keys, values, attention_mask, scaling, dropout, s_aux=sinks, **kwargs
-            )
-            error = torch.linalg.vector_norm(dense.float() - output.float()) / torch.linalg.vector_norm(dense.float())
+            dense, _ = _core.dense_attention(step.core_inputs([]))
+            difference = dense.transpose(1, 2) - output.float()
+            error = torch.linalg.vector_norm(difference) / torch.linalg.vector_norm(dense)
             logger.log(OUTPUT_ERROR, float(error), metadata)

@@ -122,27 +122,32 @@ class CoreMasker(ResearchMasker):
     ) -> _core.AttentionInputs:
         """The step as the C++ library takes it."""
         if attention_mask is not None:
-            attention_mask = self._additive(attention_mask, queries)
+            attention_mask = additive_mask(attention_mask, self.bool_mask_forbids, type(self).__name__)
         layer = kwargs.get("layer_idx")
         return _core.AttentionInputs(
             queries, keys, values, bias=attention_mask, scale=scaling, layer=0 if layer is None else int(layer)
         )
 
-    def _additive(self, attention_mask: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
-        if attention_mask.dim() == 2:  # [queries, keys]
-            attention_mask = attention_mask[None, None]
-        elif attention_mask.dim() == 3:  # [batch, queries, keys]
-            attention_mask = attention_mask[:, None]
-        if attention_mask.dtype != torch.bool:
-            return attention_mask
-        if not self.bool_mask_forbids:
-            raise ValueError(
-                f"{type(self).__name__}: attention_mask must be additive (floating), got a bool mask, of which "
-                "libraries disagree whether True allows or forbids"
-            )
-        return torch.zeros(attention_mask.shape, dtype=torch.float32, device=attention_mask.device).masked_fill_(
-            attention_mask, -torch.inf
+
+def additive_mask(attention_mask: torch.Tensor, bool_forbids: bool, name: str) -> torch.Tensor:
+    """An attention mask of any rank as an additive one [batch or 1, heads or 1, queries, keys].
+
+    Raises:
+        ValueError: The mask is bool, and whoever is called does not say what True means.
+    """
+    if attention_mask.dim() == 2:  # [queries, keys]
+        attention_mask = attention_mask[None, None]
+    elif attention_mask.dim() == 3:  # [batch, queries, keys]
+        attention_mask = attention_mask[:, None]
+    if attention_mask.dtype != torch.bool:
+        return attention_mask
+    if not bool_forbids:
+        raise ValueError(
+            f"{name}: attention_mask must be additive (floating), got a bool mask: libraries disagree whether True "
+            "allows or forbids"
         )
+    blank = torch.zeros(attention_mask.shape, dtype=torch.float32, device=attention_mask.device)
+    return blank.masked_fill_(attention_mask, -torch.inf)
 
 
 def runs_in_core(masker: ResearchMasker) -> bool:
