@@ -8,7 +8,8 @@ Writes the configs, runs `sah evaluate` on each in several processes, and prints
 a method, a column a density; accuracy over all tasks, mean output error, KV rows read, index bytes.
 A density is that of a query head: sink and window of 32 keys each are part of it. "v." rows are
 vAttention on the method: half of the density by the method, and a sample sized by epsilon = delta =
-0.2 of at least a quarter of it. A second table compares them at equal KV bytes. --resume goes on.
+0.2 of at least a quarter of it. A second table compares them at equal KV rows read. A run that was
+interrupted goes on where it stopped if it is started again with the same --out.
 """
 
 import argparse
@@ -116,7 +117,8 @@ def error_at(points, kv):
 
 def print_tables(results, contexts, densities):
     """results: (row, density, context) -> summary."""
-    rows = list(dict.fromkeys(row for row, _, _ in results if row != "dense"))
+    rows = list(dict.fromkeys(row for row, _, _ in pipelines(contexts[0], densities)
+                              if row != "dense"))
     for context in contexts:
         dense = results[("dense", 1.0, context)]
         print(f"\n**{context:,} tokens** (dense: accuracy {dense['accuracy']:.2f}). Accuracy / output "

@@ -61,6 +61,10 @@ def test_runs_every_config_and_prints_a_row_a_method(tmp_path):
     assert "**1,024 tokens** (dense: accuracy 1.00)" in run.stdout
     for row in list(method_table.TOP_K) + ["random", "MagicPIG", "v. Quest"]:
         assert f"| {row} | 3.0% | 0.50 / 0.250 / 12% | 0.50 / 0.250 / 12% |" in run.stdout
+    # In the order of the configs, whichever of the processes ends first.
+    rows = [line.split("|")[1].strip() for line in run.stdout.splitlines() if "/ 0.250 /" in line]
+    assert rows == [r for method in method_table.TOP_K for r in (method, "v. " + method)] + [
+        "random", "MagicPIG"]
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert len(summary) == 1 + 2 * (2 * len(method_table.TOP_K) + 2)
 
