@@ -8,6 +8,7 @@ nothing, threads may share the logger, and a forked child does not write its par
 from __future__ import annotations
 
 import atexit
+import inspect
 import multiprocessing.util
 import os
 import random
@@ -375,8 +376,11 @@ def _calling_location() -> str:
     try:
         frame = sys._getframe(2)
         module = frame.f_globals["__name__"]
-        owner = frame.f_locals.get("self")
         function = frame.f_code.co_name
+        names = frame.f_locals
+        owner = names.get("self")
+        if type(names) is dict and frame.f_code.co_flags & inspect.CO_OPTIMIZED:
+            names.clear()  # a copy, which would keep the caller's tensors until it returns
     except Exception:
         return "unknown"
     if owner is None:

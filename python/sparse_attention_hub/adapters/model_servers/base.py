@@ -347,7 +347,7 @@ class ModelServer(ABC):
                     self._delete(kind, key)
                     counts["deleted"] += 1
                 except ResourceCleanupError as error:  # the others still have to go
-                    self.logger.error("%s", error)
+                    self.logger.error("%s", str(error))  # the error itself holds the server
                     counts["skipped"] += 1
             return counts
 

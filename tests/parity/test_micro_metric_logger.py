@@ -1,0 +1,849 @@
+"""The metric log: what is taken, what is written, and that nothing is lost without a word."""
+import gc
+import importlib
+import inspect
+import json
+import multiprocessing
+import os
+import random
+import re
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import types
+import warnings
+import weakref
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+import torch
+from sparse_attention_hub import metric_logging
+from sparse_attention_hub.metric_logging import jsonl, logger as logger_module
+from sparse_attention_hub.metric_logging.logger import LogEvent, MicroMetricLogger
+
+FILE = "micro_metrics.jsonl"
+KEYS = ["timestamp", "metric", "value", "metadata", "location", "seq", "crc"]
+
+
+def crc32c(data, table=[]):
+    """CRC-32C (RFC 3720), the independent definition of what the lines must carry."""
+    if not table:
+        for byte in range(256):
+            for _ in range(8):
+                byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
+            table.append(byte)
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = crc >> 8 ^ table[(crc ^ byte) & 0xFF]
+    return crc ^ 0xFFFFFFFF
+
+
+@pytest.fixture(autouse=True)
+def core(monkeypatch):
+    """The compiled module; where it is not built, a FAKE of its crc32c stands for it."""
+    name = "sparse_attention_hub._core"
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        fake = types.ModuleType(name)
+        fake.crc32c = crc32c
+        monkeypatch.setitem(sys.modules, name, fake)
+        return fake
+
+
+def reset():
+    MicroMetricLogger._instance = None
+    MicroMetricLogger._initialized = False
+
+
+@pytest.fixture(autouse=True)
+def new_logger(core):
+    registered = dict(MicroMetricLogger._registered_metrics)
+    MicroMetricLogger._registered_metrics.clear()
+    for identifier in ("density", "error"):
+        MicroMetricLogger.register_metric(identifier, float)
+    reset()
+    yield
+    if MicroMetricLogger._instance is not None and hasattr(MicroMetricLogger._instance, "log_queue"):
+        MicroMetricLogger._instance.log_queue.clear()
+    reset()
+    gc.collect()
+    MicroMetricLogger._registered_metrics.clear()
+    MicroMetricLogger._registered_metrics.update(registered)
+
+
+@pytest.fixture
+def log(tmp_path):
+    return MicroMetricLogger(str(tmp_path), enabled_metrics="all")
+
+
+def read(folder):
+    """The records of a log, after checking every line's form, number and checksum."""
+    records = []
+    for seq, line in enumerate((Path(folder) / FILE).read_bytes().split(b"\n")[:-1]):
+        record = json.loads(line, parse_constant=lambda text: pytest.fail(f"{text} is not JSON"))
+        assert list(record) == KEYS
+        assert record["seq"] == seq
+        body, crc = re.fullmatch(rb'(.*),"crc":"([0-9a-f]{8})"\}', line).groups()
+        assert int(crc, 16) == crc32c(body + b"}")
+        records.append(record)
+    return records
+
+
+def values(folder):
+    return [record["value"] for record in read(folder)]
+
+
+def run_python(code, *arguments):
+    """Runs code in an interpreter of its own, with the fake of _core where there is no real one."""
+    prologue = f"""
+import importlib, sys, types
+try:
+    importlib.import_module("sparse_attention_hub._core")
+except ImportError:
+    fake = types.ModuleType("sparse_attention_hub._core")
+    sys.modules["sparse_attention_hub._core"] = fake
+    exec({inspect.getsource(crc32c)!r}, vars(fake))
+from sparse_attention_hub.metric_logging import MicroMetricLogger
+MicroMetricLogger.register_metric("density", float)
+"""
+    return subprocess.run(
+        [sys.executable, "-c", prologue + textwrap.dedent(code), *map(str, arguments)],
+        text=True, capture_output=True, timeout=120, check=False)
+
+
+# The checksum.
+
+def test_crc32c(core):
+    assert crc32c(b"123456789") == 0xE3069283  # the check value of the algorithm
+    assert core.crc32c(b"123456789") == 0xE3069283
+    assert core.crc32c(b"") == 0
+
+
+# Events.
+
+def test_event():
+    now = datetime.now()
+    event = LogEvent(timestamp=now, metric="m", value=None, metadata={"a": 1}, location="here")
+    assert event == LogEvent(now, "m", None, {"a": 1}, "here")
+    assert metric_logging.LogEvent is LogEvent
+    assert metric_logging.MicroMetricLogger is MicroMetricLogger
+
+
+# Registration.
+
+def test_registered_metrics():
+    MicroMetricLogger.register_metric("count", int)
+    assert MicroMetricLogger.get_registered_metrics() == {
+        "density": float, "error": float, "count": int}
+    MicroMetricLogger.get_registered_metrics()["more"] = int
+    assert "more" not in MicroMetricLogger._registered_metrics
+
+
+def test_registering_again(capsys):
+    MicroMetricLogger.register_metric("density", int)
+    assert capsys.readouterr().out == (
+        "Warning: Metric 'density' is being re-registered (float becomes int)\n")
+    assert MicroMetricLogger.get_registered_metrics()["density"] is int
+
+
+def test_live_table_of_metrics():
+    MicroMetricLogger._registered_metrics.clear()
+    assert MicroMetricLogger.get_registered_metrics() == {}
+
+
+# One logger.
+
+def test_one_logger_a_process(tmp_path, capsys):
+    first = MicroMetricLogger(log_path=str(tmp_path / "a"))
+    assert MicroMetricLogger() is first
+    assert MicroMetricLogger(str(tmp_path / "a")) is first
+    assert capsys.readouterr().out == ""
+    assert MicroMetricLogger(str(tmp_path / "b"), flush_every=3, sampling_factor=0.0) is first
+    assert "Warning: MicroMetricLogger already exists" in capsys.readouterr().out
+    assert first.log_path == str(tmp_path / "a")
+    assert (first.flush_every, first.get_sampling_factor()) == (1000, 1.0)
+    assert not (tmp_path / "b").exists()
+
+
+def test_defaults():
+    log = MicroMetricLogger()
+    assert log.log_path is None
+    assert (log.flush_every, log.flush_interval) == (1000, 60.0)
+    assert log.enabled_metrics == set()
+    assert len(log.log_queue) == 0
+    assert log.log_queue.maxlen == 10_000
+    assert log.is_logging_configured() is False
+    assert log.get_max_records() is None
+    assert log.get_sampling_factor() == 1.0
+    assert log.dropped_events == 0
+
+
+def test_arguments(tmp_path, capsys):
+    log = MicroMetricLogger(
+        log_path=str(tmp_path / "a/b"), flush_every=5, flush_interval=1.5,
+        enabled_metrics=["density", "unknown"], max_records=7, sampling_factor=0.25)
+    assert (tmp_path / "a/b").is_dir()
+    assert (log.flush_every, log.flush_interval) == (5, 1.5)
+    assert log.enabled_metrics == {"density"}
+    assert (log.get_max_records(), log.get_sampling_factor()) == (7, 0.25)
+    assert log.is_logging_configured() is True
+    assert "Warning: Attempting to enable unregistered metrics: unknown" in capsys.readouterr().out
+
+
+def test_a_reset_makes_a_new_logger_and_loses_nothing(tmp_path):
+    first = MicroMetricLogger(str(tmp_path / "a"), enabled_metrics="all")
+    first.log("density", 1)
+    reset()
+    second = MicroMetricLogger(str(tmp_path / "b"))
+    assert second is not first
+    assert second.log_path == str(tmp_path / "b")
+    del first
+    gc.collect()
+    assert values(tmp_path / "a") == [1]
+
+
+def test_a_logger_set_up_again_writes_its_events_first(tmp_path):
+    log = MicroMetricLogger(str(tmp_path / "a"), enabled_metrics="all")
+    log.log("density", 1)
+    MicroMetricLogger._initialized = False
+    assert MicroMetricLogger(str(tmp_path / "b")) is log
+    assert log.log_path == str(tmp_path / "b")
+    assert values(tmp_path / "a") == [1]
+
+
+def test_after_a_folder_that_cannot_be_created(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        MicroMetricLogger(str(tmp_path / "file/log"))
+    assert MicroMetricLogger(str(tmp_path / "log")).log_path == str(tmp_path / "log")
+
+
+# Enabling.
+
+@pytest.mark.parametrize("metrics, enabled", [
+    ("all", {"density", "error"}), (["error"], {"error"}), ({"density", "error"}, {"density", "error"}),
+    (("density",), {"density"}), ([], set()), (None, set()), ("density", set()), (3, set())])
+def test_enabling(log, metrics, enabled, capsys):
+    log.enable_metrics(metrics)
+    assert log.enabled_metrics == enabled
+    assert log.get_enabled_metrics() == enabled
+    assert log.is_metric_enabled("density") is ("density" in enabled)
+    assert log.is_metric_enabled("unknown") is False
+    assert capsys.readouterr().out == ""
+
+
+def test_enabling_unknown_metrics(log, capsys):
+    log.enable_metrics(["density", "b", "a"])
+    assert log.enabled_metrics == {"density"}
+    assert capsys.readouterr().out == "Warning: Attempting to enable unregistered metrics: a, b\n"
+
+
+def test_enabled_metrics_are_a_copy(log):
+    log.get_enabled_metrics().clear()
+    assert log.get_enabled_metrics() == {"density", "error"}
+
+
+def test_all_are_those_registered_by_then(log):
+    MicroMetricLogger.register_metric("later", int)
+    assert not log.is_metric_enabled("later")
+
+
+# Taking events.
+
+def test_an_event(log):
+    before = datetime.now()
+    log.log("density", 0.5, {"layer_idx": 3})
+    (event,) = log.log_queue
+    assert (event.metric, event.value, event.metadata) == ("density", 0.5, {"layer_idx": 3})
+    assert before <= event.timestamp <= datetime.now()
+    log.log("density", None)
+    assert log.log_queue[1].value is None
+    assert log.log_queue[1].metadata == {}
+    assert log.get_total_records_logged() == 2
+
+
+def test_metadata_are_copied(log):
+    metadata = {"layer_idx": 1}
+    log.log("density", 0.5, metadata)
+    metadata["layer_idx"] = 2
+    assert log.log_queue[0].metadata == {"layer_idx": 1}
+
+
+def test_a_tensor_is_read_when_it_is_logged(log):
+    tensor = torch.tensor([0.5], requires_grad=True)
+    log.log("density", tensor)
+    with torch.no_grad():
+        tensor += 1
+    assert log.log_queue[0].value == 0.5
+    assert isinstance(log.log_queue[0].value, float)
+
+
+def test_without_a_folder(capsys):
+    log = MicroMetricLogger(enabled_metrics="all")
+    for _ in range(3):
+        log.log("density", 0.5)
+    assert capsys.readouterr().out == (
+        "Warning: Cannot log metric 'density' - log_path not defined\n")  # once a metric
+    assert len(log.log_queue) == 0
+    assert log.get_total_records_logged() == 0
+    log.flush()
+
+
+def test_a_metric_that_is_not_enabled(log, capsys):
+    log.enable_metrics(["density"])
+    for metric in ("error", "error", "unknown", "density"):
+        log.log(metric, 0.5)
+    assert capsys.readouterr().out == (
+        "Warning: Attempting to log metric 'error' which is not enabled\n"
+        "Warning: Attempting to log metric 'unknown' which is not enabled\n")
+    assert [event.metric for event in log.log_queue] == ["density"]
+    log.enable_metrics(["density"])  # a new choice is worth a new warning
+    log.log("error", 0.5)
+    assert "'error' which is not enabled" in capsys.readouterr().out
+
+
+def log_from_a_function(log):
+    log.log("density", 0.5)
+
+
+class Caller:
+    def method(self, log):
+        log.log("density", 0.5)
+
+    @staticmethod
+    def static_method(log):
+        log.log("density", 0.5)
+
+
+def test_location(log):
+    log_from_a_function(log)
+    Caller().method(log)
+    Caller.static_method(log)
+    assert [event.location for event in log.log_queue] == [
+        f"{__name__}.log_from_a_function", f"{__name__}.Caller.method", f"{__name__}.static_method"]
+
+
+def test_logging_keeps_no_local_of_its_caller(log):
+    class Big:
+        pass
+
+    big = Big()
+    ref = weakref.ref(big)
+    log.log("density", 1)
+    other = big  # the locals themselves are untouched
+    assert other is big
+    del big, other
+    assert ref() is None
+
+
+def test_location_that_is_not_known(log):
+    exec("log.log('density', 1)", {"log": log, "__name__": "somewhere"})
+    assert log.log_queue[0].location == "somewhere.<module>"
+    scope = {"log": log}
+    code = compile("log.log('density', 1)", "code", "exec")
+    scope["__builtins__"] = {}
+    exec(code, scope)
+    assert log.log_queue[1].location == "unknown"
+
+
+# Limits and sampling.
+
+def test_a_limit(tmp_path):
+    log = MicroMetricLogger(str(tmp_path), enabled_metrics="all", max_records=3)
+    assert (log.get_records_remaining(), log.is_max_records_reached()) == (3, False)
+    for value in range(5):
+        log.log("density", value)
+    assert [event.value for event in log.log_queue] == [0, 1, 2]
+    assert log.get_total_records_logged() == 3
+    assert (log.get_records_remaining(), log.is_max_records_reached()) == (0, True)
+    log.flush()
+    log.log("density", 9)
+    assert log.get_total_records_logged() == 3  # the limit is of the log, not of the queue
+
+
+def test_no_limit(log):
+    assert log.get_records_remaining() is None
+    assert log.is_max_records_reached() is False
+
+
+def test_a_limit_below_what_was_logged(log):
+    for _ in range(3):
+        log.log("density", 1)
+    log.max_records = 2
+    assert log.get_records_remaining() == 0
+
+
+@pytest.mark.parametrize("factor, clamped", [(-1, 0.0), (0, 0.0), (0.3, 0.3), (1, 1.0), (7, 1.0)])
+def test_sampling_factors(tmp_path, factor, clamped):
+    log = MicroMetricLogger(str(tmp_path), sampling_factor=factor)
+    assert log.get_sampling_factor() == clamped
+    log.configure_logging(str(tmp_path), sampling_factor=factor / 2)
+    assert log.get_sampling_factor() == max(0.0, min(1.0, factor / 2))
+
+
+@pytest.mark.parametrize("draw", [0.0, 0.5, 1 - 2**-53])
+@pytest.mark.parametrize("factor, taken", [(0.0, 0), (1.0, 1)])
+def test_none_and_all(tmp_path, monkeypatch, draw, factor, taken):
+    # The hub takes an event at factor 0 where the draw is exactly 0.
+    monkeypatch.setattr(random, "random", lambda: draw)
+    log = MicroMetricLogger(str(tmp_path), enabled_metrics="all", sampling_factor=factor)
+    log.log("density", 1)
+    assert log.get_total_records_logged() == taken
+    assert len(log.log_queue) == taken
+
+
+def test_a_share(tmp_path):
+    log = MicroMetricLogger(
+        str(tmp_path), enabled_metrics="all", sampling_factor=0.25, flush_every=10**6)
+    random.seed(7)
+    for _ in range(8000):
+        log.log("density", 1)
+    # Binomial(8000, 1/4) has a standard deviation of 38.7; 6 of them: false alarm below 1e-8.
+    assert abs(log.get_total_records_logged() - 2000) < 233
+    assert len(log.log_queue) == log.get_total_records_logged()
+
+
+# Configuring.
+
+def test_configuring(tmp_path):
+    log = MicroMetricLogger()
+    log.configure_logging(str(tmp_path / "a"), ["density"], 5, 0.5)
+    assert (tmp_path / "a").is_dir()
+    assert log.log_path == str(tmp_path / "a")
+    assert log.enabled_metrics == {"density"}
+    assert (log.get_max_records(), log.get_sampling_factor()) == (5, 0.5)
+
+
+def test_configuring_again_resets_limits_and_count_and_keeps_the_queue(tmp_path):
+    log = MicroMetricLogger(str(tmp_path), enabled_metrics="all", max_records=2, sampling_factor=1.0)
+    log.log("density", 1)
+    log.log("density", 2)
+    log.configure_logging(str(tmp_path / "b"), enabled_metrics=["error"])
+    assert log.get_total_records_logged() == 0
+    assert log.get_max_records() is None
+    assert log.enabled_metrics == {"error"}
+    assert [event.value for event in log.log_queue] == [1, 2]
+    log.flush()
+    assert values(tmp_path / "b") == [1, 2]
+    assert not (tmp_path / FILE).exists()
+
+
+# Writing.
+
+def test_nothing_to_write_makes_no_file(log, tmp_path):
+    log.flush()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lines(log, tmp_path):
+    metadata = {"layer_idx": 3, "nested": {"list": [1, 2.5, None, True]}, "text": "a \"b\"\n\u00e9"}
+    log.log("density", 0.125, metadata)
+    log.log("error", 3)
+    first, second = list(log.log_queue)
+    log.flush()
+    assert len(log.log_queue) == 0
+    one, two = read(tmp_path)
+    assert one == {"timestamp": first.timestamp.isoformat(timespec="microseconds"),
+                   "metric": "density", "value": 0.125, "metadata": metadata,
+                   "location": first.location, "seq": 0, "crc": one["crc"]}
+    assert datetime.fromisoformat(two["timestamp"]) == second.timestamp
+    assert (two["metric"], two["value"], two["metadata"]) == ("error", 3, {})
+
+
+def test_a_line_byte_for_byte():
+    fields = {"timestamp": "2025-03-01T09:30:00.000125", "metric": "density", "value": 0.02,
+              "metadata": {"layer_idx": 3}, "location": "m.C.f"}
+    assert jsonl.encode_line(fields, 17, lambda data: 0xAB) == (
+        b'{"timestamp":"2025-03-01T09:30:00.000125","metric":"density","value":0.02,'
+        b'"metadata":{"layer_idx":3},"location":"m.C.f","seq":17,"crc":"000000ab"}\n')
+
+
+def test_timestamps_have_microseconds_even_where_they_are_zero(log, tmp_path):
+    log.log("density", 1)
+    log.log_queue[0].timestamp = datetime(2025, 3, 1, 9, 30)
+    log.flush()
+    assert read(tmp_path)[0]["timestamp"] == "2025-03-01T09:30:00.000000"
+
+
+@pytest.mark.parametrize("value, written", [
+    (float("nan"), "NaN"), (float("inf"), "Infinity"), (float("-inf"), "-Infinity"), (None, None),
+    (True, True), (10**30, 10**30), (0.1, 0.1), ("text", "text"), ((1, 2), [1, 2]),
+    (torch.tensor(2.5), 2.5), (torch.tensor([1, 2]), [1, 2]), (torch.float16, "torch.float16"),
+    (torch.tensor(float("inf")), "Infinity")])
+def test_values_of_every_kind(log, tmp_path, value, written):
+    log.log("density", value, {"value": value, 3: {"inner": value}})
+    log.flush()
+    (record,) = read(tmp_path)
+    assert record["value"] == written
+    assert record["metadata"] == {"value": written, "3": {"inner": written}}
+
+
+def test_text_that_is_not_unicode(log, tmp_path):
+    log.log("density", 1, {"text": "a\ud800b"})
+    log.flush()
+    assert read(tmp_path)[0]["metadata"] == {"text": "a?b"}
+
+
+def test_a_file_is_continued(log, tmp_path):
+    for value in range(5):
+        log.log("density", value)
+        log.flush()
+    reset()
+    again = MicroMetricLogger(str(tmp_path), enabled_metrics="all")
+    again.log("density", 5, {"text": "x" * 200_000})  # longer than what is read at a time
+    again.flush()
+    reset()
+    again = MicroMetricLogger(str(tmp_path), enabled_metrics="all")
+    again.log("density", 6)
+    again.flush()
+    assert values(tmp_path) == list(range(7))
+
+
+def test_a_file_that_was_moved_away_begins_again(log, tmp_path):
+    log.log("density", 1)
+    log.flush()
+    (tmp_path / FILE).rename(tmp_path / "old")
+    log.log("density", 2)
+    log.flush()
+    assert values(tmp_path) == [2]
+
+
+def test_a_torn_line_is_removed(log, tmp_path):
+    log.log("density", 1)
+    log.flush()
+    with open(tmp_path / FILE, "ab") as file:
+        file.write(b'{"timestamp":"2025')
+    log.log("density", 2)
+    with pytest.warns(RuntimeWarning, match=f"{FILE}: removed 18 bytes"):
+        log.flush()
+    assert values(tmp_path) == [1, 2]
+
+
+def test_a_file_that_is_one_torn_line(log, tmp_path):
+    (tmp_path / FILE).write_bytes(b'{"timestamp":"2025')
+    log.log("density", 1)
+    with pytest.warns(RuntimeWarning, match="removed 18 bytes"):
+        log.flush()
+    assert values(tmp_path) == [1]
+
+
+@pytest.mark.parametrize("line", ['{"metric": "density", "value": NaN}', "not json", "[1]", '{"seq": "x"}'])
+def test_lines_without_numbers_are_kept_and_counted(log, tmp_path, line):
+    (tmp_path / FILE).write_text(f"{line}\n" * 3)
+    log.log("density", 1)
+    with pytest.warns(RuntimeWarning, match="no checksums"):
+        log.flush()
+    lines = (tmp_path / FILE).read_text().splitlines()
+    assert lines[:3] == [line] * 3
+    assert json.loads(lines[3])["seq"] == 3
+
+
+def test_two_writers_take_turns(tmp_path, log):
+    other = jsonl.JsonlFile(str(tmp_path / FILE))
+    fields = {"timestamp": "", "metric": "other", "value": 0, "metadata": {}, "location": ""}
+    for value in range(3):
+        log.log("density", value)
+        log.flush()
+        other.append([fields, fields])
+    assert [record["metric"] for record in read(tmp_path)] == ["density", "other", "other"] * 3
+
+
+def test_a_writer_that_keeps_the_file_locked(log, tmp_path, monkeypatch):
+    import fcntl
+    monkeypatch.setattr(jsonl, "_LOCK_SECONDS", 0.05)
+    log.log("density", 1)
+    with open(tmp_path / FILE, "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(OSError, match="another writer has the log open"):
+            log.flush()
+    assert len(log.log_queue) == 1
+    log.flush()
+    assert values(tmp_path) == [1]
+
+
+# When events are written.
+
+def test_enough_events(tmp_path):
+    log = MicroMetricLogger(str(tmp_path), flush_every=3, enabled_metrics="all")
+    for value in range(7):
+        log.log("density", value)
+    assert values(tmp_path) == [0, 1, 2, 3, 4, 5]
+    assert [event.value for event in log.log_queue] == [6]
+
+
+def test_enough_time(tmp_path):
+    log = MicroMetricLogger(str(tmp_path), flush_interval=60.0, enabled_metrics="all")
+    log.log("density", 0)
+    assert not (tmp_path / FILE).exists()
+    log.last_flush_time -= 61
+    log.log("density", 1)
+    assert values(tmp_path) == [0, 1]
+    assert time.time() - log.last_flush_time < 30
+    log.log("density", 2)
+    assert values(tmp_path) == [0, 1]
+
+
+def test_a_clock_that_was_set_back(tmp_path):
+    log = MicroMetricLogger(str(tmp_path), enabled_metrics="all")
+    log.last_flush_time += 3600
+    log.log("density", 0)
+    assert values(tmp_path) == [0]
+
+
+def test_time_of_the_last_write(log):
+    before = log.last_flush_time
+    log.flush()
+    assert log.last_flush_time == before  # nothing was written
+    time.sleep(0.01)
+    log.log("density", 1)
+    log.flush()
+    assert log.last_flush_time > before
+
+
+def test_a_full_queue_drops_nothing(tmp_path):
+    log = MicroMetricLogger(
+        str(tmp_path), flush_every=10**9, flush_interval=1e9, enabled_metrics="all")
+    for value in range(12_345):
+        log.log("density", value)
+    assert len(log.log_queue) == 10_000
+    assert log.log_queue[0].value == 2345
+    assert values(tmp_path) == list(range(2000))  # two thousands that had to leave
+    log.flush()
+    assert values(tmp_path) == list(range(12_345))
+    assert log.dropped_events == 0
+    assert log.get_total_records_logged() == 12_345
+
+
+# Files that cannot be written.
+
+def break_file(folder):
+    os.makedirs(Path(folder) / FILE)  # a folder in its place
+
+
+def repair_file(folder):
+    os.rmdir(Path(folder) / FILE)
+
+
+def test_flush_raises_and_keeps_the_events(log, tmp_path):
+    break_file(tmp_path)
+    log.log("density", 1)
+    with pytest.raises(OSError, match=FILE):
+        log.flush()
+    assert len(log.log_queue) == 1
+    repair_file(tmp_path)
+    log.flush()
+    assert values(tmp_path) == [1]
+
+
+def test_logging_warns_and_tries_again_later(tmp_path):
+    log = MicroMetricLogger(str(tmp_path), flush_every=3, enabled_metrics="all")
+    break_file(tmp_path)
+    with pytest.warns(RuntimeWarning, match="were not written and stay in memory.*Is a directory"):
+        for value in range(3):
+            log.log("density", value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # no attempt, no warning an event
+        log.log("density", 3)
+        log.log("density", 4)
+    repair_file(tmp_path)
+    log.log("density", 5)
+    assert values(tmp_path) == list(range(6))
+    for value in range(6, 9):
+        log.log("density", value)
+    assert values(tmp_path) == list(range(9))  # and then as before
+
+
+def test_what_has_no_room_is_counted_and_reported(tmp_path):
+    log = MicroMetricLogger(
+        str(tmp_path), flush_every=10**9, flush_interval=1e9, enabled_metrics="all")
+    break_file(tmp_path)
+    with pytest.warns(RuntimeWarning) as reports:
+        for value in range(12_500):
+            log.log("density", value)
+    assert [re.search(r"^1000 metric events were dropped, (\d+) in all: .*Is a directory",
+                      str(report.message)).group(1) for report in reports] == ["1000", "2000"]
+    assert log.dropped_events == 2000
+    repair_file(tmp_path)
+    log.flush()
+    assert values(tmp_path) == list(range(2000, 12_500))
+
+
+def test_a_write_that_fails_half_way_leaves_no_torn_line(log, tmp_path, monkeypatch):
+    log.log("density", 1)
+    log.flush()
+    log.log("density", 2)
+    write = os.write
+    parts = []
+
+    def write_a_little(fd, data):
+        if parts:
+            raise OSError(28, "No space left on device")
+        parts.append(write(fd, data[:10]))
+        return parts[0]
+
+    monkeypatch.setattr(os, "write", write_a_little)
+    with pytest.raises(OSError, match="No space left on device.*micro_metrics"):
+        log.flush()
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:7]))  # short, but going on
+    log.flush()
+    assert values(tmp_path) == [1, 2]
+
+
+def test_without_the_compiled_module(log, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sparse_attention_hub._core", None)
+    log.log("density", 1)
+    with pytest.raises(RuntimeError, match="needs the compiled module sparse_attention_hub._core"):
+        log.flush()
+    assert len(log.log_queue) == 1
+    assert not (tmp_path / FILE).exists()
+
+
+# The end.
+
+def test_a_destructor_writes(log, tmp_path):
+    log.log("density", 1)
+    log.__del__()
+    assert values(tmp_path) == [1]
+
+
+def test_a_destructor_raises_nothing(log, tmp_path, capsys):
+    break_file(tmp_path)
+    log.log("density", 1)
+    with pytest.warns(RuntimeWarning, match="were not written"):
+        log.__del__()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # where warnings are errors it goes to stderr
+        log.__del__()
+    assert "were not written" in capsys.readouterr().err
+    log.log_queue.clear()
+    MicroMetricLogger.__new__(MicroMetricLogger).__del__()  # one that was never set up
+
+
+def test_leaving_the_interpreter_writes_and_is_silent(tmp_path):
+    result = run_python("""
+        log = MicroMetricLogger(sys.argv[1], enabled_metrics="all")
+        log.log("density", 0.5)
+    """, tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert values(tmp_path) == [0.5]
+
+
+def test_leaving_the_interpreter_without_a_file_says_so(tmp_path):
+    break_file(tmp_path)
+    result = run_python("""
+        log = MicroMetricLogger(sys.argv[1], enabled_metrics="all")
+        log.log("density", 0.5)
+    """, tmp_path)
+    assert result.returncode == 0
+    assert "RuntimeWarning: metric events were not written" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "Exception ignored" not in result.stderr
+
+
+# Threads and forks.
+
+def test_threads(tmp_path):
+    log = MicroMetricLogger(str(tmp_path), flush_every=50, enabled_metrics="all")
+    barrier = threading.Barrier(8)
+
+    def work(thread):
+        barrier.wait()
+        for i in range(200):
+            log.log("density", thread * 1000 + i)
+            if i % 70 == 0:
+                log.flush()
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    log.flush()
+    written = values(tmp_path)
+    assert sorted(written) == [n * 1000 + i for n in range(8) for i in range(200)]
+    for n in range(8):  # in order within a thread
+        assert [v for v in written if v // 1000 == n] == [n * 1000 + i for i in range(200)]
+    assert log.get_total_records_logged() == 1600
+
+
+def test_a_forked_child_does_not_write_its_parents_events(tmp_path):
+    result = run_python("""
+        import os
+        log = MicroMetricLogger(sys.argv[1], enabled_metrics="all")
+        log.log("density", 1)
+        child = os.fork()
+        log.log("density", 2 if child else 3)
+        if not child:
+            log.flush()
+            sys.exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        log.flush()
+    """, tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert values(tmp_path) == [3, 1, 2]
+
+
+def test_a_fork_while_another_thread_logs(tmp_path):
+    result = run_python("""
+        import os, threading, time, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)
+        log = MicroMetricLogger(sys.argv[1], enabled_metrics="all", flush_every=10)
+        stop = threading.Event()
+
+        def work():
+            while not stop.is_set():
+                log.log("density", 0)
+                time.sleep(1e-4)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        for _ in range(20):
+            child = os.fork()
+            if not child:
+                log.log("density", 1)
+                log.flush()
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+        stop.set()
+        thread.join()
+        log.flush()
+        print(log.get_total_records_logged())
+    """, tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    written = values(tmp_path)
+    assert written.count(1) == 20
+    assert written.count(0) == int(result.stdout)
+
+
+def worker(value):
+    MicroMetricLogger().log("density", value)
+
+
+def test_workers_write_when_they_end(log, tmp_path):
+    log.log("density", 0)
+    context = multiprocessing.get_context("fork")
+    for value in (1, 2):
+        process = context.Process(target=worker, args=(value,))
+        process.start()
+        process.join(60)
+        assert process.exitcode == 0
+    log.flush()
+    assert values(tmp_path) == [1, 2, 0]
+
+
+def test_old_events_keep_their_time(log, tmp_path):
+    log.log("density", 1)
+    log.log_queue[0].timestamp -= timedelta(days=1)
+    log.flush()
+    age = datetime.now() - datetime.fromisoformat(read(tmp_path)[0]["timestamp"])
+    assert age > timedelta(hours=23)
+
+
+def test_the_module_registers_nothing():
+    result = run_python("print(sorted(MicroMetricLogger.get_registered_metrics()))")
+    assert result.stdout == "['density']\n", result.stderr
+    assert logger_module.MicroMetricLogger is MicroMetricLogger
