@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Packs `import sparse_attention_hub` into a wheel.
 
-  make_wheel.py --out DIR --patchelf patchelf --module _core.cpython-311-x86_64-linux-gnu.so \
-      --root python --license LICENSE --readme README.md python/sparse_attention_hub/__init__.py ...
+  make_wheel.py --out sparse_attention_hub-0.1.0-cp311-cp311-linux_x86_64.whl \
+      --module _core.cpython-311-x86_64-linux-gnu.so --root python --license LICENSE --readme README.md \
+      python/sparse_attention_hub/__init__.py ...
 
 The compiled module finds LibTorch in the torch wheel beside it and brings along the shared libraries of Debian that it
 needs. The tag is linux_x86_64: libraries of Debian 12 ask for a newer glibc than the manylinux tags allow. The same
@@ -118,7 +119,7 @@ class Wheel:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of the wheel")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="the wheel; its name is checked")
     parser.add_argument("--module", type=pathlib.Path, required=True, help="the compiled module")
     parser.add_argument("--root", type=pathlib.Path, required=True, help="folder that holds the package")
     parser.add_argument("--license", type=pathlib.Path, required=True)
@@ -131,9 +132,9 @@ def main() -> None:
     python_tag = "cp" + re.search(r"cpython-(\d+)", args.module.name).group(1)
     tag = f"{python_tag}-{python_tag}-linux_x86_64"
     info = f"{PACKAGE}-{version}.dist-info"
-    args.out.mkdir(parents=True, exist_ok=True)
-    path = args.out / f"{PACKAGE}-{version}-{tag}.whl"
-    wheel = Wheel(path)
+    if args.out.name != f"{PACKAGE}-{version}-{tag}.whl":
+        sys.exit(f"make_wheel.py: the wheel must be named {PACKAGE}-{version}-{tag}.whl, got {args.out.name}")
+    wheel = Wheel(args.out)
     with tempfile.TemporaryDirectory() as scratch:
         shipped = []
         libraries = bundled_libraries(args.module)
@@ -154,7 +155,7 @@ def main() -> None:
     wheel.add(f"{info}/METADATA", metadata(version, args.readme.read_text()).encode())
     wheel.add(f"{info}/WHEEL", f"Wheel-Version: 1.0\nGenerator: make_wheel\nRoot-Is-Purelib: false\nTag: {tag}\n".encode())
     wheel.close(f"{info}/RECORD")
-    print(f"{path.name}: {path.stat().st_size / 2**20:.1f} MiB, {len(libraries)} bundled libraries, needs {symbols}")
+    print(f"{args.out.name}: {args.out.stat().st_size / 2**20:.1f} MiB, {len(libraries)} bundled libraries, needs {symbols}")
 
 
 if __name__ == "__main__":
