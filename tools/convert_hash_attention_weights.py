@@ -15,10 +15,8 @@ dictionaries and lists and refuses every other name.
 """
 
 import argparse
-import collections
-import io
+import importlib.util
 import pathlib
-import pickle
 import re
 import sys
 
@@ -31,58 +29,23 @@ USA_NAME = re.compile(r"(\d+)\.learning_to_hash_transformation_([qk])\.(\d+)\.(\
 SIDES = {"q": "query", "k": "key"}
 
 
-class WeightsError(ValueError):
-    """What is wrong with an input file, with the path to the wrong thing in it."""
+def _tensor_pickle():
+    """The package's reader of pickles; the package itself needs its compiled module."""
+    path = (pathlib.Path(__file__).resolve().parent.parent / "python" / "sparse_attention_hub" /
+            "_tensor_pickle.py")
+    spec = importlib.util.spec_from_file_location("_tensor_pickle", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def _storage(data):
-    # torch.storage._load_from_bytes, which is what a pickled tensor names, would unpickle anything.
-    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-
-
-def _tensor(storage, offset, size, stride, *_):
-    if isinstance(storage, torch.storage.TypedStorage):
-        flat = torch.empty(0, dtype=storage.dtype).set_(storage)
-    elif isinstance(storage, torch.Tensor):
-        flat = storage.reshape(-1)
-    else:
-        raise WeightsError(f"a tensor's storage must be a typed one, got {type(storage).__name__}")
-    last = offset + sum((n - 1) * step for n, step in zip(size, stride))
-    if min((offset, *size, *stride), default=0) < 0 or (0 not in size and last >= flat.numel()):
-        raise WeightsError(f"a tensor of size {tuple(size)} at {offset} leaves its storage of "
-                           f"{flat.numel()} values")
-    return flat.as_strided(size, stride, offset).clone()
-
-
-def _parameter(data, *_):
-    return data
-
-
-class _TensorUnpickler(pickle.Unpickler):
-    _KNOWN = {
-        ("collections", "OrderedDict"): collections.OrderedDict,
-        ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-        ("torch._utils", "_rebuild_parameter"): _parameter,
-        ("torch.storage", "_load_from_bytes"): _storage,
-    }
-
-    def find_class(self, module, name):
-        try:
-            return self._KNOWN[module, name]
-        except KeyError:
-            raise WeightsError(f"refused: the pickle names {module}.{name}, which is no part of a "
-                               "dictionary of tensors") from None
+tensor_pickle = _tensor_pickle()
+WeightsError = tensor_pickle.WeightsError
 
 
 def read_hub(path):
     """{layer: {side: [(weight, bias), ...]}} of the Python hub's pickle."""
-    with open(path, "rb") as file:
-        try:
-            data = _TensorUnpickler(file).load()
-        except WeightsError:
-            raise
-        except Exception as error:  # what a damaged pickle raises can be anything
-            raise WeightsError(f"not a pickle of tensors: {error}") from None
+    data = tensor_pickle.load_pickle(path)
     if not isinstance(data, dict) or not data:
         raise WeightsError("the pickle must hold a dictionary of layers, got "
                            f"{type(data).__name__ if data else 'an empty one'}")
@@ -114,16 +77,8 @@ def _hub_layer(where, entry):
 
 def read_usa(path):
     """{layer: {side: [(weight, bias), ...]}} of the original code's state dict."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # RuntimeError, UnpicklingError and more, by what is wrong
-        raise WeightsError(f"not a state dict of tensors: {error}") from None
-    if not isinstance(state, dict):
-        raise WeightsError(f"the file must hold a state dict, got {type(state).__name__}")
     found = {}
-    for name, tensor in state.items():
+    for name, tensor in tensor_pickle.load_state_dict(path).items():
         match = USA_NAME.fullmatch(str(name))
         if match:
             if not isinstance(tensor, torch.Tensor):
