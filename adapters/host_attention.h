@@ -65,6 +65,10 @@ class HostAttention {
   // Attend with a session and sink of one's own, which must outlive the function.
   AttentionFunction Bind(AttentionSession* session, MetricSink* sink = nullptr) const;
 
+  // No query head of the layer has a masker.
+  bool IsDenseLayer(int64_t layer, int64_t query_heads) const {
+    return engine_->IsDense(layer, query_heads);
+  }
   // No layer below `layers` has a masker.
   bool IsDense(int64_t layers, int64_t query_heads) const;
   // A masker of the pipeline reads every key to choose among them.

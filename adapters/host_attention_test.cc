@@ -87,6 +87,8 @@ TEST(HostAttention, LayersCanBeDense) {
           {"layers": "2-", "maskers": [{"type": "sink", "sink_size": 4}]}]})");
   EXPECT_TRUE(attention->IsDense(/*layers=*/2, /*query_heads=*/4));
   EXPECT_FALSE(attention->IsDense(/*layers=*/3, /*query_heads=*/4));
+  EXPECT_TRUE(attention->IsDenseLayer(/*layer=*/1, /*query_heads=*/4));
+  EXPECT_FALSE(attention->IsDenseLayer(/*layer=*/2, /*query_heads=*/4));
   AttentionSession session;
   AttentionInputs in = Inputs();
   const at::Tensor dense = Dense(in);

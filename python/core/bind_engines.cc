@@ -78,6 +78,12 @@ void BindEngines(py::module_& module) {
             return self.engine->IsDense(layers, query_heads);
           },
           py::arg("layers"), py::arg("query_heads"))
+      .def(
+          "is_dense_layer",
+          [](const Host& self, int64_t layer, int64_t query_heads) {
+            return self.engine->IsDenseLayer(layer, query_heads);
+          },
+          py::arg("layer"), py::arg("query_heads"))
       .def("is_oracle", [](const Host& self) { return self.engine->IsOracle(); });
 
   py::class_<Sequence, std::shared_ptr<Sequence>>(

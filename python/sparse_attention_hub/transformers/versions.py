@@ -1,0 +1,110 @@
+"""What differs between the versions of `transformers` that this package supports (4.57 to 5.23)."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import sys
+from dataclasses import dataclass
+from typing import Any, Mapping
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class QueryRange:
+    """Where the queries of a mask lie: positions [offset, offset + length) of the sequence."""
+
+    length: int
+    offset: int | torch.Tensor
+    #: Bool on the device, or None: the positions follow one another without gaps.
+    is_contiguous: torch.Tensor | None
+    device: torch.device
+
+
+def query_range(arguments: Mapping[str, Any]) -> QueryRange:
+    """The queries of a call of a mask function.
+
+    Up to 5.2 it gets `cache_position`, the position of every query; later `q_length`, `q_offset` and `device`.
+    """
+    positions = arguments.get("cache_position")
+    if positions is None:
+        device = torch.device(arguments.get("device", "cpu"))
+        return QueryRange(arguments["q_length"], arguments.get("q_offset", 0), None, device)
+    length = positions.shape[0]
+    contiguous = None if length == 1 else positions[-1] - positions[0] == length - 1
+    return QueryRange(length, positions[0], contiguous, positions.device)
+
+
+def last_logits_only(model: nn.Module) -> dict[str, int]:
+    """The argument of `model.forward` that asks for the logits of the last token alone; none if it has no such."""
+    parameters = inspect.signature(model.forward).parameters
+    for name in ("logits_to_keep", "num_logits_to_keep"):
+        if name in parameters:
+            return {name: 1}
+    return {}
+
+
+def new_cache(model: nn.Module, keeps_states: bool) -> Any:
+    """An empty cache for `model`.
+
+    Without states of recurrent layers every layer keeps all keys, those of sliding windows too, so that the cache can
+    be cut back. With them the model's own kind of cache is made; None where `model.forward` makes it itself.
+    """
+    from transformers import DynamicCache
+
+    if not keeps_states:
+        return DynamicCache()
+    # Some hybrid models of the 4.57 series bring a cache of their own, which their forward does not make.
+    module = sys.modules[type(model).__module__]
+    own = [
+        value
+        for name, value in vars(module).items()
+        if isinstance(value, type)
+        and name.endswith(("Cache",))
+        and value.__module__ == module.__name__
+    ]
+    if not own:
+        return DynamicCache(config=model.config)
+    arguments: dict[str, Any] = {"config": model.config}
+    parameters = inspect.signature(own[0].__init__).parameters
+    if "batch_size" in parameters:
+        arguments["batch_size"] = 1
+    if "dtype" in parameters:
+        arguments["dtype"] = model.dtype
+    if "device" in parameters:
+        arguments["device"] = model.device
+    return own[0](**arguments)
+
+
+class CacheMark:
+    """The state of a cache after a context, to which it can be put back any number of times.
+
+    A cache whose layers only append is cut back by length and not copied. Any other one (sliding windows, states of
+    recurrent layers, caches that write in place) is copied for every use.
+    """
+
+    def __init__(self, cache: Any) -> None:
+        from transformers import cache_utils
+
+        self._cache = cache
+        plain = getattr(cache_utils, "DynamicLayer", None)
+        layers = getattr(cache, "layers", None)
+        self._appends = bool(layers) and all(type(layer) is plain for layer in layers)
+        self._length = int(cache.get_seq_length()) if self._appends else 0
+
+    @property
+    def is_copied(self) -> bool:
+        """Every use costs a copy of the cache."""
+        return not self._appends
+
+    def restored(self) -> Any:
+        """The cache as it was. What an earlier call gave back must not be used any more."""
+        if not self._appends:
+            return copy.deepcopy(self._cache)
+        # A negative number of tokens to remove is what all versions understand.
+        surplus = int(self._cache.get_seq_length()) - self._length
+        if surplus > 0:
+            self._cache.crop(-surplus)
+        return self._cache
