@@ -841,9 +841,3 @@ def test_old_events_keep_their_time(log, tmp_path):
     log.flush()
     age = datetime.now() - datetime.fromisoformat(read(tmp_path)[0]["timestamp"])
     assert age > timedelta(hours=23)
-
-
-def test_the_module_registers_nothing():
-    result = run_python("print(sorted(MicroMetricLogger.get_registered_metrics()))")
-    assert result.stdout == "['density']\n", result.stderr
-    assert logger_module.MicroMetricLogger is MicroMetricLogger
