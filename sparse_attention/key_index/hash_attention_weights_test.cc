@@ -88,6 +88,8 @@ TEST(HashAttentionWeights, BrokenFilesNameFileAndTensor) {
               is("layers.0.query.2.weight must continue a chain"));
   EXPECT_THAT(set("layers.x.query.0.weight", random.Normal({4, 5, 5})),
               is("tensor layers.x.query.0.weight must be named layers.{layer}.{name}"));
+  EXPECT_THAT(set("layers.-1.query.0.weight", random.Normal({4, 5, 5})),
+              is("tensor layers.-1.query.0.weight must be named layers.{layer}.{name}"));
   EXPECT_THAT(set("other", random.Normal({1})), is("tensor other must be named"));
   EXPECT_THAT(broken([&](LayerTensors& t) {
                 t["layers.0.key.0.weight"] = random.Normal({2, 8, 6});

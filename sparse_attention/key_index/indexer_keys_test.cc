@@ -108,6 +108,8 @@ TEST(IndexerWeights, BrokenFilesNameFileAndTensor) {
               is("layers.0.key.weight must be [KV heads * dim, 5]"));
   EXPECT_THAT(set("layers.0.gate.weight", random.Normal({3, 32})),
               is("layers.0.gate.weight must be [32, 3]"));
+  EXPECT_THAT(set("layers.0.gate.weight", random.Normal({32, 4})),
+              is("layers.0.gate.weight must be [32, 3], got float32 [32, 4]"));
   EXPECT_THAT(set("layers.0.bias", random.Normal({3})), is("layers.0.bias must be query.weight"));
 }
 

@@ -100,6 +100,7 @@ TEST(KMeans, FewerDistinctVectorsThanClusters) {
   const KMeansResult result = KMeans(x, at::Tensor(), Options(4));
   // Clusters that are left empty keep their centres.
   EXPECT_TRUE(result.centroids.eq(1).logical_or(result.centroids.eq(2)).all().item<bool>());
+  EXPECT_EQ(result.centroids.eq(1).sum().item<int64_t>(), 1);  // the last vector is taken again
   EXPECT_EQ(Inertia(x, result), 0);
 }
 

@@ -56,6 +56,10 @@ TEST(KeyLedger, AnotherKindOfKeysIsNew) {
     EXPECT_EQ(ledger.Update(other), 0);
     EXPECT_EQ(ledger.Update(other), 5);
   }
+  KeyLedger ledger;
+  const at::Tensor half = keys.to(at::kHalf);
+  ledger.Update(half);
+  EXPECT_EQ(ledger.Update(half.view(at::kBFloat16)), 0);  // the same bytes
 }
 
 TEST(KeyLedger, StridesDoNotMatter) {

@@ -151,5 +151,11 @@ TEST(NormChannel, MakesAllVectorsEquallyLong) {
   EXPECT_THAT(squares, TensorNear(phi.expand_as(squares).contiguous(), {.relative_eps = 16}));
 }
 
+TEST(NormChannel, OfAVectorBeyondTheOthersIsZero) {
+  const at::Tensor x = RandomTensors(11).Normal({1, 1, 20, 5});
+  const at::Tensor longer = AddNormChannel(x.mul(100), SquaredRadius(x));
+  EXPECT_TRUE(longer.select(3, 5).eq(0).all().item<bool>());
+}
+
 }  // namespace
 }  // namespace sparse_attention

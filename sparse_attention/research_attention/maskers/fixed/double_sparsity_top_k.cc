@@ -52,15 +52,14 @@ absl::StatusOr<at::Tensor> DoubleSparsityTopK::ChannelsOf(const AttentionInputs&
   }
   const absl::StatusOr<ChannelLists> lists = channels_->Layer(in.layer, config_.channel_selection);
   if (!lists.ok()) return Annotate(lists.status(), config_.sorted_channel_file);
-  const auto fits = [&](const std::vector<int64_t>& list) {
-    return static_cast<int64_t>(list.size()) == in.dim();
-  };
-  if (static_cast<int64_t>(lists->size()) != in.query_heads() ||
-      !std::all_of(lists->begin(), lists->end(), fits)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        config_.sorted_channel_file, ": layer ", in.layer, " has lists of ", lists->size(),
-        " query heads, the first of ", lists->empty() ? 0 : lists->front().size(),
-        " channels; the inputs have ", in.query_heads(), " query heads of dim ", in.dim()));
+  // The file guarantees a head, and lists of one length.
+  const int64_t heads = static_cast<int64_t>(lists->size());
+  const int64_t dim = static_cast<int64_t>(lists->front().size());
+  if (heads != in.query_heads() || dim != in.dim()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(config_.sorted_channel_file, ": layer ", in.layer, " has lists of ", heads,
+                     " query heads and ", dim, " channels; the inputs have ", in.query_heads(),
+                     " query heads of dim ", in.dim()));
   }
   at::Tensor channels = at::empty({in.query_heads(), count}, at::kLong);
   int64_t* out = channels.data_ptr<int64_t>();

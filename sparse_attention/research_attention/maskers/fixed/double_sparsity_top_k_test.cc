@@ -73,6 +73,14 @@ TEST(DoubleSparsityTopK, EveryLayerHasItsOwnLists) {
   }
 }
 
+TEST(DoubleSparsityTopK, ABiasCounts) {
+  const std::string path = WriteChannels(R"({"model.layers.0.self_attn.qk_proj": [[0, 1]]})");
+  AttentionInputs in = TwoChannels();
+  in.bias = at::tensor({0.f, 0.f, 0.f, 100.f}).view({1, 1, 1, 4});
+  SA_ASSERT_OK_AND_ASSIGN(const Mask mask, AddKeys(Config(path), in));
+  EXPECT_EQ(MaskRow(mask, 0, 0, 0), "...1");
+}
+
 TEST(DoubleSparsityTopK, IsFullWhereTheBudgetCoversTheKeysBeforeTheQueries) {
   const std::string path = WriteChannels(R"({"model.layers.0.self_attn.qk_proj": [[0, 1]]})");
   SA_ASSERT_OK_AND_ASSIGN(const Mask full, AddKeys(Config(path, 3), TwoChannels()));
@@ -85,7 +93,7 @@ TEST(DoubleSparsityTopK, ErrorsNameFileLayerAndShapes) {
   const std::string path =
       WriteChannels(R"({"model.layers.0.self_attn.qk_proj": [[0, 1], [1, 0]]})");
   EXPECT_THAT(AddKeys(Config(path), TwoChannels()),
-              StatusIs(kInvalid, HasSubstr("layer 0 has lists of 2 query heads, the first of 2 "
+              StatusIs(kInvalid, HasSubstr("layer 0 has lists of 2 query heads and 2 "
                                            "channels; the inputs have 1 query heads of dim 2")));
   EXPECT_THAT(AddKeys(Config(path, 1, 3), TwoChannels()),
               StatusIs(kInvalid, HasSubstr("group_factor must be at most the dim, 2, got 3")));

@@ -119,6 +119,29 @@ TEST(PqCache, RewindForgetsACodebookOfLaterKeys) {
   EXPECT_TRUE(a->ToDense().equal(b->ToDense()));
 }
 
+// Prepared with no more keys than centroids: the first step trains.
+TEST(PqCache, TooFewKeysArePreparedForNothing) {
+  const AttentionInputs all = RandomInputs({.queries = 4, .keys = 17});
+  AttentionInputs context = all;
+  context.k = all.k.narrow(2, 0, 11);
+  context.v = all.v.narrow(2, 0, 11);
+  context.q = all.q.narrow(2, 0, 0);
+  const std::string json = Config(1, 3);  // behind the offset 8 keys, as many as centroids
+  const auto state = MakeMasker<PqCache>(json)->NewState();
+  SA_ASSERT_OK(MakeMasker<PqCache>(json)->Prepare(context, state.get()));
+  EXPECT_TRUE(AddPq(json, all, state.get()).ToDense().equal(AddPq(json, all).ToDense()));
+}
+
+TEST(PqCache, AChangedKeyHasTheCodebookTrainedAgain) {
+  AttentionInputs in = RandomInputs({.queries = 20, .keys = 90});
+  const std::string json = Config(6, 40);
+  const auto state = MakeMasker<PqCache>(json)->NewState();
+  AddPq(json, in, state.get());
+  in.k = in.k.clone();
+  in.k.narrow(2, 60, 20).mul_(-3);  // of the keys that it was trained on, 40 to 89
+  EXPECT_TRUE(AddPq(json, in, state.get()).ToDense().equal(AddPq(json, in).ToDense()));
+}
+
 TEST(PqCache, SeedsOfItsOwn) {
   const AttentionInputs in = RandomInputs({.queries = 3, .keys = 90});
   const std::string json = Config(20);
@@ -128,10 +151,14 @@ TEST(PqCache, SeedsOfItsOwn) {
 }
 
 TEST(PqCache, ABiasCountsAgainstScaledProducts) {
-  AttentionInputs in = RandomInputs({.queries = 1, .keys = 60});
+  std::vector<float> logits(60, 0.f);
+  logits[7] = 10;
+  AttentionInputs in = InputsWithLogits({logits});
   in.bias = at::zeros({1, 1, 1, 60});
-  in.bias->select(3, 33).fill_(100);
-  EXPECT_TRUE(AddPq(Config(1), in).ToActive().select(3, 33).all().item<bool>());
+  in.bias->select(3, 33).fill_(5);
+  EXPECT_EQ(ActiveKeys(AddPq(Config(1), in), 0, 0, 0), std::vector<int64_t>{7});
+  in.scale = 0.25;  // 2.5 against 5
+  EXPECT_EQ(ActiveKeys(AddPq(Config(1), in), 0, 0, 0), std::vector<int64_t>{33});
 }
 
 TEST(PqCache, ConfigErrorsNameFieldRuleAndValue) {
