@@ -512,6 +512,17 @@ def test_a_file_that_was_moved_away_begins_again(log, tmp_path):
     assert values(tmp_path) == [2]
 
 
+def test_another_file_of_the_same_size_is_noticed(log, tmp_path):
+    log.log("density", 1)
+    log.flush()
+    size = (tmp_path / FILE).stat().st_size
+    (tmp_path / "new").write_bytes(b"x" * (size - 1) + b"\n")
+    (tmp_path / "new").rename(tmp_path / FILE)
+    log.log("density", 2)
+    with pytest.warns(RuntimeWarning, match="no checksums"):
+        log.flush()
+
+
 def test_a_torn_line_is_removed(log, tmp_path):
     log.log("density", 1)
     log.flush()
@@ -563,6 +574,23 @@ def test_a_writer_that_keeps_the_file_locked(log, tmp_path, monkeypatch):
     assert len(log.log_queue) == 1
     log.flush()
     assert values(tmp_path) == [1]
+
+
+def test_a_child_forked_during_a_write_does_not_keep_the_lock(log, tmp_path, monkeypatch):
+    monkeypatch.setattr(jsonl, "_LOCK_SECONDS", 0.05)
+    write, inherited = os.write, []
+
+    def write_and_fork(fd, data):
+        inherited.append(os.dup(fd))  # what a fork does to descriptors
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", write_and_fork)
+    for value in range(2):
+        log.log("density", value)
+        log.flush()
+    for fd in inherited:
+        os.close(fd)
+    assert values(tmp_path) == [0, 1]
 
 
 # When events are written.
@@ -645,10 +673,10 @@ def test_logging_warns_and_tries_again_later(tmp_path):
     with pytest.warns(RuntimeWarning, match="were not written and stay in memory.*Is a directory"):
         for value in range(3):
             log.log("density", value)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # no attempt, no warning an event
+    with warnings.catch_warnings(record=True) as reports:
         log.log("density", 3)
         log.log("density", 4)
+    assert reports == []  # no attempt an event
     repair_file(tmp_path)
     log.log("density", 5)
     assert values(tmp_path) == list(range(6))
@@ -689,6 +717,8 @@ def test_a_write_that_fails_half_way_leaves_no_torn_line(log, tmp_path, monkeypa
     with pytest.raises(OSError, match="No space left on device.*micro_metrics"):
         log.flush()
     monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:7]))  # short, but going on
+    assert values(tmp_path) == [1]
+    assert (tmp_path / FILE).read_bytes().endswith(b"}\n")
     log.flush()
     assert values(tmp_path) == [1, 2]
 

@@ -518,9 +518,11 @@ def test_servers_do_not_wait_for_each_other():
             return Thing(model_name)
 
     slow = Slow.keyed("slow")
-    thread = threading.Thread(target=slow.get_model, args=("m", 0, {}))
+    models = []
+    thread = threading.Thread(target=lambda: models.append(slow.get_model("m", 0, {})))
     thread.start()
     assert loading.wait(30)
     assert Server.keyed("quick").get_model("m", 0, {}).name == "m"
     finish.set()
     thread.join()
+    assert len(models) == 1  # it was told to finish in time

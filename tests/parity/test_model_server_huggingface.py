@@ -147,6 +147,7 @@ def test_no_flex_attention_falls_back_to_eager(server, auto_model, caplog, argum
     ({}, "flex_attention is not supported"),
     ({"attn_implementation": "sdpa"}, "flex_attention is not supported"),
     ({"attn_implementation": "flex_attention"}, "unknown argument"),
+    ({"attn_implementation": "flex_attention"}, "flex_attention needs a newer torch"),
     ({"attn_implementation": "flex_attention"}, "sdpa is not supported")])
 def test_other_value_errors_are_errors(server, auto_model, kwargs, text):
     auto_model.from_pretrained.side_effect = ValueError(text)
@@ -443,6 +444,15 @@ def no_network(monkeypatch):
     for name in ("connect", "connect_ex"):
         monkeypatch.setattr(socket.socket, name, refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def test_a_folder_is_loaded_from_files_alone(server, auto_model, auto_tokenizer, tmp_path):
+    server.get_model(str(tmp_path), None, {"a": 1})
+    auto_model.from_pretrained.assert_called_once_with(str(tmp_path), local_files_only=True, a=1)
+    server.get_tokenizer(str(tmp_path), {})
+    auto_tokenizer.from_pretrained.assert_called_once_with(str(tmp_path), local_files_only=True)
+    server.get_model(str(tmp_path), None, {"local_files_only": False})  # e.g. for code of others
+    auto_model.from_pretrained.assert_called_with(str(tmp_path), local_files_only=False)
 
 
 @pytest.mark.parametrize("argument", ["dtype", "torch_dtype"])

@@ -143,7 +143,6 @@ class ModelServerHF(ModelServer):
                     model.to("cpu")
                 except Exception as error:  # e.g. a model spread by device_map or quantised
                     self.logger.warning("a model was not moved off GPU %d: %s", gpu_id, error)
-            del model
             gc.collect()
             if on_gpu:
                 try:
@@ -160,7 +159,6 @@ class ModelServerHF(ModelServer):
             ResourceCleanupError: the garbage collector failed.
         """
         try:
-            del tokenizer
             gc.collect()
         except Exception as error:
             raise ResourceCleanupError("tokenizer", "tokenizer", error) from error
