@@ -10,7 +10,7 @@ import torch
 from sparse_attention_hub import _core
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-FLOAT32 = (torch.float32,)
+NARROW = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass
@@ -107,7 +107,113 @@ def _attend_cases() -> Dict[str, Cases]:
             (_SEQUENCE.handle, q, k, v, bias, normal(4), 0.3, 20.0, 8, False, 1, 14),
         ]
 
-    return {"attend": Cases(arguments, (torch.float32, torch.float16, torch.bfloat16))}
+    return {"attend": Cases(arguments, NARROW)}
 
 
-CASES: Dict[str, Cases] = {**_attend_cases(), **_mask_cases()}
+def _attention_cases() -> Dict[str, Cases]:
+    shape = (1, 4, 3, 9)
+
+    def step(dtype: torch.dtype) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        return normal(1, 4, 3, 8, dtype=dtype), normal(1, 2, 9, 8, dtype=dtype), normal(1, 2, 9, 6, dtype=dtype)
+
+    def logits(dtype: torch.dtype) -> List[Tuple[Any, ...]]:
+        q, k, _ = step(dtype)
+        return [(q, k, None, 0.3), (q, k, normal(1, 1, 3, 9, dtype=dtype), 0.3)]
+
+    def longer(dtype: torch.dtype) -> List[Tuple[Any, ...]]:
+        q, k, _ = step(dtype)
+        return [*logits(dtype), (q, k, normal(1, 1, 3, 11, dtype=dtype), 0.3)]
+
+    def dense(dtype: torch.dtype) -> List[Tuple[Any, ...]]:
+        q, k, v = step(dtype)
+        return [(q, k, v, None, 0.3, 0.0), (q, k, v, normal(1, 1, 3, 11, dtype=dtype), 0.3, 0.0)]
+
+    exponentials = normal(*shape).exp()
+    row = normal(1, 4, 3, 1)
+    sampled = (torch.tensor([2, 0, 3]).view(1, 3, 1, 1), integers(1, 4, 2, 2, 0))
+    return {
+        "add_sinks": Cases(
+            lambda dtype: [(normal(1, 4, 3, 6), row.exp(), exponentials, row, normal(4, dtype=dtype))]
+        ),
+        "attention_logits": Cases(logits, NARROW),
+        "attention_row_maximum": Cases(longer),
+        "dense_output": Cases(dense),
+        "divide_rows": Cases(lambda dtype: [(normal(*shape, dtype=dtype), row.relu().to(dtype))]),
+        "masked_exponentials": Cases(
+            lambda dtype: [
+                case
+                for arguments in longer(dtype)
+                for case in ((*arguments, None), (*arguments, weights(*shape, dtype=dtype)))
+            ]
+        ),
+        "remaining_mass": Cases(
+            lambda dtype: [(*case, weights(*shape, dtype=dtype)) for case in logits(dtype)], NARROW
+        ),
+        "row_sums": Cases(lambda dtype: [(normal(*shape, dtype=dtype),)]),
+        "sampled_index": Cases(lambda dtype: [(sampled[0], weights(1, 3, 1, 1, dtype=dtype), sampled[1], 6)]),
+        "top_k_outside": Cases(
+            lambda dtype: [(normal(*shape, dtype=dtype), weights(*shape, dtype=dtype), k) for k in (0, 2, 9)]
+        ),
+        "top_p_thresholds": Cases(lambda dtype: [(normal(*shape, dtype=dtype).exp(), p) for p in (0.0, 0.5, 1.0)]),
+        "weighted_sums": Cases(
+            lambda dtype: [(exponentials, normal(1, heads, 9, 6, dtype=dtype)) for heads in (2, 4)]
+        ),
+    }
+
+
+def _index_cases() -> Dict[str, Cases]:
+    def groups(dtype: torch.dtype) -> torch.Tensor:
+        return normal(2, 9, 4, dtype=dtype)
+
+    codes = torch.arange(18).view(2, 9) % 4  # the cluster 4 is empty
+    pages = torch.tensor([[[[0, 2], [1, 1]]]])
+    planes = normal(3, 2, 8)
+    buckets = torch.arange(1 * 2 * 3 * 7).view(1, 2, 3, 7) % 4
+    allowed = weights(1, 2, 4, 7) == 0
+    key_codes = torch.arange(1 * 5 * 2 * 2).view(1, 5, 2, 2) % 3
+    return {
+        "allowed_keys": Cases(lambda dtype: [(normal(1, 1, 3, 9, dtype=dtype), 9), (allowed, 5)]),
+        "k_means_assign": Cases(lambda dtype: [(groups(dtype), normal(2, 5, 4, dtype=dtype, seed=2))]),
+        "k_means_means": Cases(lambda dtype: [(groups(dtype), codes, 5)]),
+        "k_means_settle": Cases(
+            lambda dtype: [
+                (groups(dtype), normal(2, 5, 4), torch.ones(2, 5, 1), None, normal(2, 5, 4, seed=3)),
+                (groups(dtype), normal(2, 5, 4), weights(2, 5, 1), codes[:, :5], normal(2, 5, 4, seed=3)),
+            ]
+        ),
+        "pq_inner_product_to_l2": Cases(lambda dtype: [(groups(dtype),)]),
+        "pq_reconstruction_error": Cases(
+            lambda dtype: [
+                (normal(1, 2, 5, 8, dtype=dtype), normal(1, 2, 2, 3, width, dtype=dtype), key_codes, 4)
+                for width in (4, 5)
+            ]
+        ),
+        "pseudo_quantize": Cases(lambda dtype: [(normal(2, 3, 8, dtype=dtype), bits) for bits in (1, 4, 16)]),
+        "quest_page_min_max": Cases(lambda dtype: [(normal(1, 2, n, 4, dtype=dtype), 4, 3) for n in (12, 9)]),
+        "quest_page_scores": Cases(
+            lambda dtype: [
+                (normal(1, 2, 3, 4, dtype=dtype), normal(1, 2, 5, 4, dtype=dtype), normal(1, 2, 5, 4, dtype=dtype, seed=2))
+            ]
+        ),
+        "quest_pages_to_tokens": Cases(lambda dtype: [(pages, 5, 2, dtype), (pages[..., :0], 5, 2, dtype)]),
+        "quest_pages_valid": Cases(lambda dtype: [(weights(1, 2, 3, n, dtype=dtype), 4, 3) for n in (12, 9)]),
+        "socket_corners": Cases(lambda dtype: [(normal(0, dtype=dtype), 3)]),
+        "socket_hard_hash": Cases(lambda dtype: [(normal(1, 2, 7, 8, dtype=dtype), planes.to(dtype))]),
+        "socket_pack_bits": Cases(
+            lambda dtype: [(weights(2, width, dtype=dtype),) for width in (3, 16, 40)] + [(allowed,)]
+        ),
+        "socket_soft_hash": Cases(
+            lambda dtype: [(normal(1, 2, 3, 8, dtype=dtype), planes.to(dtype), normal(2, 4, dtype=dtype).sign(), 0.3)]
+        ),
+        "socket_top_collisions": Cases(
+            lambda dtype: [
+                (weights(1, 2, 4, 3, 4, dtype=dtype), buckets.to(kind), normal(1, 2, 7, dtype=dtype).abs(), allowed, m, 3)
+                for kind in (torch.int16, torch.int64)
+                for m in (0, 4)
+            ]
+        ),
+        "squared_distances": Cases(lambda dtype: [(groups(dtype), normal(2, 5, 4, dtype=dtype, seed=2))]),
+    }
+
+
+CASES: Dict[str, Cases] = {**_attend_cases(), **_attention_cases(), **_index_cases(), **_mask_cases()}
