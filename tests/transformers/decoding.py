@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from transformers import DynamicCache, StaticCache
 
+from sparse_attention_hub.transformers import versions
+
 SHORT = {"type": "research", "maskers": []}
 #: Every masker keeps all keys.
 COVERING = {
@@ -24,13 +26,16 @@ SPARSE = {
 
 
 def new_cache(kind: str, model: Any, batch: int, length: int) -> Any:
-    """A cache: "dynamic" keeps all keys, "sliding" a window where a layer has one, "static" is longer than `length`."""
+    """A cache: "dynamic" keeps all keys, "sliding" a window where a layer has one, "hybrid" states of recurrent layers
+    too, "static" is longer than `length`."""
     if kind == "none":
         return None
     if kind == "dynamic":
         return DynamicCache()
     if kind == "sliding":
         return DynamicCache(config=model.config)
+    if kind == "hybrid":
+        return versions.new_cache(model, keeps_states=True, batch=batch)
     assert kind == "static"
     return StaticCache(config=model.config, max_cache_len=length + 9)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from decoding import COVERING, SHORT, read
+from decoding import COVERING, SHORT, new_cache, read
 from tiny_models import CONFIGS, DECODERS, HYBRIDS, tiny_model, tokens
 
 from sparse_attention_hub.transformers import sparse
@@ -23,7 +23,7 @@ def close(a: torch.Tensor, b: torch.Tensor) -> None:
 def test_prefill_and_decode(name: str, pipeline: str, prefill: str) -> None:
     model = tiny_model(name)
     ids = tokens(2, 26)
-    cache = "sliding" if name in HYBRIDS else "dynamic"
+    cache = "hybrid" if name in HYBRIDS else "dynamic"
     expected = read(model, ids, first=20, cache=cache)
     with sparse(model, PIPELINES[pipeline], prefill=prefill):
         close(read(model, ids, first=20, cache=cache), expected)
@@ -59,9 +59,9 @@ def test_left_padding_of_hybrids(name: str) -> None:
     ids = tokens(3, 24)
     mask = torch.ones_like(ids)
     mask[1, :5] = 0
-    expected = read(model, ids, first=15, cache="sliding", mask=mask)
+    expected = read(model, ids, first=15, cache="hybrid", mask=mask)
     with sparse(model, COVERING):
-        actual = read(model, ids, first=15, cache="sliding", mask=mask)
+        actual = read(model, ids, first=15, cache="hybrid", mask=mask)
     close(actual[mask.bool()], expected[mask.bool()])
 
 
@@ -85,8 +85,6 @@ def test_prompt_in_chunks(name: str) -> None:
     model = tiny_model(name)
     ids = tokens(2, 30)
     expected = read(model, ids, first=30)
-    from decoding import new_cache
-
     with sparse(model, COVERING), torch.no_grad():
         cache = new_cache("dynamic", model, 2, 30)
         logits = [model(input_ids=ids[:, a : a + 10], past_key_values=cache).logits for a in (0, 10, 20)]

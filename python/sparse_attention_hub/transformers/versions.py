@@ -46,11 +46,11 @@ def last_logits_only(model: nn.Module) -> dict[str, int]:
     return {}
 
 
-def new_cache(model: nn.Module, keeps_states: bool) -> Any:
-    """An empty cache for `model`.
+def new_cache(model: nn.Module, keeps_states: bool, batch: int = 1) -> Any:
+    """An empty cache for `batch` rows.
 
     Without states of recurrent layers every layer keeps all keys, those of sliding windows too, so that the cache can
-    be cut back. With them the model's own kind of cache is made; None where `model.forward` makes it itself.
+    be cut back. With them it is the model's own kind of cache.
     """
     from transformers import DynamicCache
 
@@ -62,20 +62,20 @@ def new_cache(model: nn.Module, keeps_states: bool) -> Any:
         value
         for name, value in vars(module).items()
         if isinstance(value, type)
-        and name.endswith(("Cache",))
+        and name.endswith("Cache")
         and value.__module__ == module.__name__
     ]
     if not own:
         return DynamicCache(config=model.config)
-    arguments: dict[str, Any] = {"config": model.config}
+    known = {
+        "config": model.config,
+        "batch_size": batch,
+        "max_batch_size": batch,
+        "dtype": model.dtype,
+        "device": model.device,
+    }
     parameters = inspect.signature(own[0].__init__).parameters
-    if "batch_size" in parameters:
-        arguments["batch_size"] = 1
-    if "dtype" in parameters:
-        arguments["dtype"] = model.dtype
-    if "device" in parameters:
-        arguments["device"] = model.device
-    return own[0](**arguments)
+    return own[0](**{name: value for name, value in known.items() if name in parameters})
 
 
 class CacheMark:
@@ -94,15 +94,11 @@ class CacheMark:
         self._appends = bool(layers) and all(type(layer) is plain for layer in layers)
         self._length = int(cache.get_seq_length()) if self._appends else 0
 
-    @property
-    def is_copied(self) -> bool:
-        """Every use costs a copy of the cache."""
-        return not self._appends
-
-    def restored(self) -> Any:
-        """The cache as it was. What an earlier call gave back must not be used any more."""
+    def restored(self, for_the_last_time: bool = False) -> Any:
+        """The cache as it was. What an earlier call gave back must not be used any more; after the last time, this
+        object neither."""
         if not self._appends:
-            return copy.deepcopy(self._cache)
+            return self._cache if for_the_last_time else copy.deepcopy(self._cache)
         # A negative number of tokens to remove is what all versions understand.
         surplus = int(self._cache.get_seq_length()) - self._length
         if surplus > 0:
