@@ -56,6 +56,9 @@ TEST(QuestTopK, IsFullWhereTheBudgetCoversAllKeys) {
     const std::string json = std::string(R"({"page_size": 2, "heavy_size": )") + size + "}";
     EXPECT_TRUE(AddQuest(json, kFivePages).is_full()) << size;
   }
+  // A single key is kept by a budget that truncates to 0, too.
+  const AttentionInputs one = InputsWithLogits({{0}});
+  EXPECT_TRUE(AddQuest(R"({"heavy_size": 0.5, "page_size": 2})", one).is_full());
 }
 
 TEST(QuestTopK, OfEqualPagesTheFirstWin) {
@@ -76,6 +79,18 @@ TEST(QuestTopK, APageOfInvisibleKeysIsNoCandidate) {
   in.bias->narrow(3, 2, 2).fill_(-std::numeric_limits<float>::infinity());
   in.bias->select(3, 4).fill_(-std::numeric_limits<float>::infinity());
   EXPECT_EQ(MaskRow(AddQuest(R"({"heavy_size": 6, "page_size": 2})", in), 0, 0, 0), "11...1..11");
+}
+
+TEST(QuestTopK, APageIsACandidateWhereAnyHeadOfTheGroupSeesIt) {
+  AttentionInputs in = RandomInputs({.heads = 2, .kv_heads = 1, .queries = 1, .keys = 10});
+  in.bias = at::zeros({1, 2, 1, 10});
+  constexpr float kForbidden = -std::numeric_limits<float>::infinity();
+  in.bias->narrow(3, 2, 4).fill_(kForbidden);               // pages 1 and 2 for both heads
+  in.bias->select(1, 0).narrow(2, 0, 2).fill_(kForbidden);  // page 0 for the first
+  const Mask mask = AddQuest(R"({"heavy_size": 6, "page_size": 2})", in,
+                             Mask::MakeEmpty(in.mask_shape()), {.selection = Selection::kKvGroup});
+  EXPECT_EQ(MaskRow(mask, 0, 0, 0), "......1111");
+  EXPECT_EQ(MaskRow(mask, 0, 1, 0), "11....1111");
 }
 
 TEST(QuestTopK, CoarseBoundsMayChangeTheChoice) {

@@ -1,6 +1,9 @@
 #include "sparse_attention/research_attention/maskers/fixed/snap_kv.h"
 
 #include <ATen/ops/cat.h>
+#include <ATen/ops/zeros.h>
+
+#include <cmath>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -30,6 +33,20 @@ TEST(SnapKv, TheLastQueriesChooseForAll) {
   for (int64_t query = 0; query < 3; ++query) EXPECT_EQ(MaskRow(mask, 0, 0, query), "..1.11");
   const Mask last = AddSnapKv(R"({"heavy_size": 2, "window_size": 1, "kernel_size": 1})", in);
   EXPECT_EQ(MaskRow(last, 0, 0, 0), "..11.1");
+}
+
+TEST(SnapKv, TheBudgetIsSpentBesideTheWindow) {
+  const AttentionInputs in = InputsWithLogits({{1, 0, 0, 0, 9}});
+  const Mask mask = AddSnapKv(R"({"heavy_size": 1, "window_size": 1, "kernel_size": 1})", in);
+  EXPECT_EQ(MaskRow(mask, 0, 0, 0), "1...1");
+}
+
+TEST(SnapKv, AQueryThatSeesNothingHasNoVote) {
+  AttentionInputs in = InputsWithLogits({{9, 0, 0, 0, 0, 0}, {0, 0, 9, 0, 0, 0}});
+  in.bias = at::zeros({1, 1, 2, 6});
+  in.bias->select(2, 0).fill_(-INFINITY);
+  const Mask mask = AddSnapKv(R"({"heavy_size": 1, "window_size": 2, "kernel_size": 1})", in);
+  EXPECT_EQ(MaskRow(mask, 0, 0, 1), "..1.11");
 }
 
 TEST(SnapKv, NeighboursSupportOneAnother) {
@@ -69,14 +86,15 @@ TEST(SnapKv, AnotherQuestionChoosesAnew) {
   AddSnapKv(*masker, one, state.get());
   const at::Tensor expected = AddSnapKv(*masker, two, nullptr).ToDense();
   EXPECT_TRUE(AddSnapKv(*masker, two, state.get()).ToDense().equal(expected));
-  // A single query after a rewind is the end of a prompt, too.
-  AddSnapKv(*masker, one, state.get());
-  state->Rewind();
+  // A single query after a rewind is the end of a prompt, too; also one without a key of its own.
   AttentionInputs single = two;
   single.q = two.q.narrow(2, 0, 1);
-  EXPECT_TRUE(AddSnapKv(*masker, single, state.get())
-                  .ToDense()
-                  .equal(AddSnapKv(*masker, single, nullptr).ToDense()));
+  const at::Tensor of_single = AddSnapKv(*masker, single, nullptr).ToDense();
+  for (const bool rewind : {true, false}) {
+    AddSnapKv(*masker, one, state.get());
+    if (rewind) state->Rewind();
+    EXPECT_TRUE(AddSnapKv(*masker, single, state.get()).ToDense().equal(of_single)) << rewind;
+  }
 }
 
 TEST(SnapKv, ConfigErrorsNameFieldRuleAndValue) {

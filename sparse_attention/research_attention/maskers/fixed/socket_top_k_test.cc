@@ -74,6 +74,17 @@ TEST(SocketTopK, KeysThatAreHeldTakePlacesOfTheBudget) {
   EXPECT_TRUE(AddSocket(json, in, first).ToDense().equal(first.ToDense()));
 }
 
+TEST(SocketTopK, AValueThatIsNotFiniteCountsAsNone) {
+  AttentionInputs in = RandomInputs({.queries = 1, .keys = 40});
+  const char* const json = R"({"heavy_size": 7, "K": 4, "L": 5})";
+  in.v.select(2, 11).zero_();
+  const at::Tensor of_zero = AddSocket(json, in).ToDense();
+  for (const double value : {NAN, INFINITY}) {
+    in.v.select(2, 11).select(2, 3).fill_(value);
+    EXPECT_TRUE(AddSocket(json, in).ToDense().equal(of_zero)) << value;
+  }
+}
+
 TEST(SocketTopK, AChangedValueIsNoticed) {
   AttentionInputs in = RandomInputs({.queries = 1, .keys = 40});
   const char* const json = R"({"heavy_size": 1, "K": 4, "L": 5})";

@@ -239,6 +239,25 @@ TEST(MagicPig, TheHubIgnoresWhatIsHeldAndVisible) {
   EXPECT_TRUE(ours.narrow(3, 40, 20).eq(0.25).all().item<bool>());
 }
 
+TEST(MagicPig, ADrawOfTheGroupLeavesWhatAHeadHolds) {
+  const AttentionInputs in = RandomInputs({.heads = 2, .kv_heads = 1, .queries = 1, .keys = 60});
+  at::Tensor held = at::zeros({1, 2, 1, 60});
+  held.select(1, 0).fill_(0.25);
+  const at::Tensor weights = AddPig(R"({"lsh_l": 4, "lsh_k": 3})", in, Mask::AdoptDense(held),
+                                    {.selection = Selection::kKvGroup}, nullptr)
+                                 .ToDense();
+  EXPECT_TRUE(weights.select(1, 0).eq(0.25).all().item<bool>());
+  EXPECT_TRUE(weights.select(1, 1).gt(0).any().item<bool>());
+}
+
+TEST(MagicPig, AGroupHashesDirectionsNotLengths) {
+  AttentionInputs in = RandomInputs({.heads = 2, .kv_heads = 1, .queries = 1, .keys = 60});
+  const MaskerOptions group = {.selection = Selection::kKvGroup};
+  const at::Tensor before = AddPig(R"({"lsh_l": 4, "lsh_k": 3})", in, group).ToDense();
+  in.q.select(1, 0).mul_(64);
+  EXPECT_TRUE(AddPig(R"({"lsh_l": 4, "lsh_k": 3})", in, group).ToDense().equal(before));
+}
+
 TEST(MagicPig, IndexBytes) {
   const AttentionInputs in = RandomInputs({.keys = 30});
   const auto bytes = [&](const char* json) { return MakeMasker<MagicPig>(json)->IndexBytes(in); };
