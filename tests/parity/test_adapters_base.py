@@ -66,7 +66,8 @@ def test_request_keeps_what_it_gets():
     assert request.answer_prefix == "a"
     assert Request("", []) == Request(context="", questions=[], answer_prefix="")
     assert Request("c", "q") != Request("c", "r")
-    assert [f.name for f in dataclasses.fields(Request)] == ["context", "questions", "answer_prefix"]
+    assert [f.name for f in dataclasses.fields(Request)] == [
+        "context", "questions", "answer_prefix"]
 
 
 def test_response_keeps_what_it_gets():
@@ -106,7 +107,8 @@ def test_attention_is_built_from_the_config(attention):
     assert adapter.sparse_attention_config == "config"
     assert adapter.sparse_attention == ("built from", "config")
     assert adapter.kwargs == {"device": "cpu", "n": 1}
-    assert adapter.get_custom_attention_function(adapter.sparse_attention)() == adapter.sparse_attention
+    attend = adapter.get_custom_attention_function(adapter.sparse_attention)
+    assert attend() == adapter.sparse_attention
 
 
 def test_an_unknown_config_is_an_error(attention):

@@ -177,7 +177,8 @@ def test_classes_are_found_by_import_symbol(monkeypatch):
     assert asked == ["some.Name"]
 
 
-@pytest.mark.parametrize("name", ["no_such_module.Name", "collections.Kounter", "NoSuchModel", ".", 3])
+@pytest.mark.parametrize("name", [
+    "no_such_module.Name", "collections.Kounter", "NoSuchModel", ".", 3])
 def test_a_class_that_cannot_be_imported(name):
     with pytest.raises(ModelRegistryError, match=f"^Failed to resolve model_class '{name}': "):
         resolve_model_class(name)

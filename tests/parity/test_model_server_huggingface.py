@@ -1,4 +1,4 @@
-"""The server of transformers models: loading, placing, deleting, and real checkpoints in folders."""
+"""The server of transformers models: loading, placing, deleting, and checkpoints in folders."""
 import logging
 import socket
 from unittest.mock import MagicMock, Mock, patch
