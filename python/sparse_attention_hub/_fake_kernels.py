@@ -1,7 +1,7 @@
 """Fake kernels of the operators whose output sizes depend on data.
 
-`torch.compile` and fake tensors need to know types and ranks, and take a new symbol for such a size. All other operators
-of the namespace bring theirs along from C++.
+`torch.compile` and fake tensors need to know types and ranks, and take a new symbol for such a size. All other
+operators of the namespace bring theirs along from C++.
 """
 
 from __future__ import annotations

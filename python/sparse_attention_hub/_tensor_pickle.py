@@ -1,7 +1,7 @@
 """Tensors out of other people's pickles, without running what a pickle says.
 
-A pickle can name any function and call it. The readers here know tensors, dictionaries, lists and plain values, and refuse
-every other name.
+A pickle can name any function and call it. The readers here know tensors, dictionaries, lists and plain values, and
+refuse every other name.
 
 tools/convert_hash_attention_weights.py reads this file by its path, so it imports nothing of the package.
 """

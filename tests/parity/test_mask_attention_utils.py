@@ -242,9 +242,8 @@ class TestDropout:
         q, k, v = tensors()
         fixed = torch.ones(SHAPE)
         with mock.patch.object(utils, "_compute_masked_exp_attention_weights", return_value=fixed) as compute:
-            assert torch.equal(
-                utils.get_attention_denominator(None, q, k, None, SCALING, 0.0, MASKS["full"]), torch.full((B, H, Q, 1), K * 1.0)
-            )
+            den = utils.get_attention_denominator(None, q, k, None, SCALING, 0.0, MASKS["full"])
+            assert torch.equal(den, torch.full((B, H, Q, 1), float(K)))
             num = utils.get_attention_numerator(None, q, k, v, None, SCALING, 0.0, MASKS["full"])
             assert compute.call_count == 2
         torch.testing.assert_close(num, v.repeat_interleave(2, 1).sum(2, keepdim=True).expand(-1, -1, Q, -1))

@@ -151,7 +151,8 @@ class TestMerge:
         assert empty.mask is weights and empty.from_dense_mask is True and empty.is_empty is False
 
     def test_dtype_is_that_of_the_first(self, mode):
-        a, b = make(torch.tensor([[0.5, 0.0]], dtype=torch.float16), "index"), make(torch.tensor([[0.25, 0.5]]), "index")
+        a = make(torch.tensor([[0.5, 0.0]], dtype=torch.float16), "index")
+        b = make(torch.tensor([[0.25, 0.5]]), "index")
         for first in (a, Mask.create_empty_mask((1, 2), torch.float16)):
             merged = first.merge_mask(b, inplace=False, mode=mode)
             assert merged.dtype == torch.float16 and merged.get_dense_mask().dtype == torch.float16
@@ -195,6 +196,21 @@ def test_a_chain_of_merges():
             merged = merged.merge_mask(make(weights, "index"), inplace=False, mode=mode)
         results.append(merged.get_dense_mask())
     torch.testing.assert_close(results[0], results[1], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_compiles_without_breaks(mode):
+    """Sizes that depend on data included; the backend traces as any other would."""
+
+    def merge_and_apply(x, a, b):
+        merged = make(a, "dense").merge_mask(make(b, "dense"), False, mode)
+        return merged.apply_inv_mask(x, mode)
+
+    compiled = torch.compile(merge_and_apply, backend="aot_eager", dynamic=True, fullgraph=True)
+    for size in (16, 33):
+        a, b = random_weights((2, size), 0.5, 1), random_weights((2, size), 0.5, 2)
+        x = torch.randn(2, size, generator=torch.Generator().manual_seed(3))
+        torch.testing.assert_close(compiled(x, a, b), merge_and_apply(x, a, b))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -1,9 +1,10 @@
-"""Files of HashAttention weights: {layer: {"query_matrix": [...], "query_bias": [...], "key_matrix": [...], "key_bias": [...]}}.
+"""Files of HashAttention weights.
 
-A list has a tensor for each linear map x W + b of an MLP: W (heads, in, out), b (heads, out). Two kinds of files hold this:
-pickles, as the Python hub writes them, and safetensors (docs/index_weights.md), which is smaller (float16), cannot hold
-programs, and is what C++ pipelines read. The name decides: `.safetensors` is the latter. Reading and writing safetensors
-needs the package `safetensors`.
+In Python the weights are {layer: {"query_matrix": [...], "query_bias": [...], "key_matrix": [...], "key_bias": [...]}}. A
+list has a tensor for each linear map x W + b of an MLP: W (heads, in, out), b (heads, out). Two kinds of files hold
+this: pickles, as the Python hub writes them, and safetensors (docs/index_weights.md), which is smaller (float16),
+cannot hold programs, and is what C++ pipelines read. The name decides: `.safetensors` is the latter. Reading and
+writing safetensors needs the package `safetensors`.
 """
 
 from __future__ import annotations
@@ -61,10 +62,14 @@ def convert_usa_weights_to_hash_attention(
                 if not there:
                     continue
                 if len(there) < num_heads:
-                    raise WeightsError(f"{usa_checkpoint_path}: {there[0]}.weight is there, but not for all {num_heads} heads")
+                    raise WeightsError(
+                        f"{usa_checkpoint_path}: {there[0]}.weight is there, but not for all {num_heads} heads"
+                    )
                 matrices = [state[name + ".weight"].detach().t().to(device) for name in names]
                 biases = [
-                    state[name + ".bias"].detach().to(device) if name + ".bias" in state else matrix.new_zeros(matrix.shape[1])
+                    state[name + ".bias"].detach().to(device)
+                    if name + ".bias" in state
+                    else matrix.new_zeros(matrix.shape[1])
                     for name, matrix in zip(names, matrices)
                 ]
                 entry[f"{side}_matrix"].append(torch.stack(matrices))
@@ -165,5 +170,7 @@ def _safetensors() -> Any:
     try:
         import safetensors.torch
     except ImportError as error:
-        raise ImportError("HashAttention weights in safetensors files need the package safetensors: pip install safetensors") from error
+        raise ImportError(
+            "HashAttention weights in safetensors files need the package safetensors: pip install safetensors"
+        ) from error
     return safetensors.torch

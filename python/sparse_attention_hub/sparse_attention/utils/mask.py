@@ -3,9 +3,9 @@
 A mask has a shape `(..., n)`, for attention `(batch, heads, queries, keys)`. Its weights are inclusion probabilities: 1
 keeps a key for certain, 0 < p < 1 keeps it as a sampled key that stands for 1/p keys, 0 leaves it out.
 
-This class is the Python hub's: mutable, sharing tensors with whoever made it, of any rank and floating type. Its arithmetic
-is C++ (`torch.ops.sparse_attention_hub.mask_*`). The C++ library itself works on immutable masks, `_core.Mask`;
-`to_core` and `from_core` convert.
+This class is the Python hub's: mutable, sharing tensors with whoever made it, of any rank and floating type. Its
+arithmetic is C++ (`torch.ops.sparse_attention_hub.mask_*`). The C++ library itself works on immutable masks,
+`_core.Mask`; `to_core` and `from_core` convert.
 """
 
 from __future__ import annotations
@@ -113,8 +113,8 @@ class Mask:
             shape: `(..., n)`.
             dtype: Of the weights.
             device: Where they would be.
-            mask_type: "dense" or "index", from an older call form, which gave it in the place of `device`. Both forms can
-                be had from any mask, so it has no effect.
+            mask_type: "dense" or "index", from an older call form, which gave it in the place of `device`. Both forms
+                can be had from any mask, so it has no effect.
 
         Raises:
             ValueError: `mask_type` is neither; `device` is None.

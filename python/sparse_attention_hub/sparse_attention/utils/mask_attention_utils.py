@@ -1,14 +1,14 @@
 """Attention under a mask, step by step.
 
-With logits x_j = scaling * q . k_j + attention_mask_j and weights w_j of a mask, E_j = exp(x_j - m) / (w_j + 1e-6) over the
-keys with w_j != 0, the output is sum E_j v_j / sum E_j: a key that was kept with probability w stands for 1/w keys. m is the
-highest logit of all keys of the row, or that of the selected keys where it lies more than 64 below, so that nothing
-underflows. A full mask, and an empty one (nothing selected yet), mean dense attention; a row without any selected key gives
-zeros.
+With logits x_j = scaling * q . k_j + attention_mask_j and weights w_j of a mask, E_j = exp(x_j - m) / (w_j + 1e-6) over
+the keys with w_j != 0, the output is sum E_j v_j / sum E_j: a key that was kept with probability w stands for 1/w keys.
+m is the highest logit of all keys of the row, or that of the selected keys where it lies more than 64 below, so that
+nothing underflows. A full mask, and an empty one (nothing selected yet), mean dense attention; a row without any
+selected key gives zeros.
 
-Everything is computed in float32 and in C++ (`torch.ops.sparse_attention_hub`). Shapes: queries [batch, heads, queries, dim],
-keys and values [batch, KV heads, keys, dim], attention_mask additive [batch or 1, heads or 1, queries, >= keys], of which the
-first `keys` columns count.
+Everything is computed in float32 and in C++ (`torch.ops.sparse_attention_hub`). Shapes: queries [batch, heads, queries,
+dim], keys and values [batch, KV heads, keys, dim], attention_mask additive [batch or 1, heads or 1, queries, >= keys],
+of which the first `keys` columns count.
 """
 
 from __future__ import annotations
@@ -244,8 +244,8 @@ def get_masked_attention_output(
         **kwargs: Have no effect.
 
     Returns:
-        (output [batch, queries, heads, dim], weights [batch, heads, queries, keys] or None), both of the queries' type. A row
-        of weights sums to 1 less what a sink takes.
+        (output [batch, queries, heads, dim], weights [batch, heads, queries, keys] or None), both of the queries' type. A
+        row of weights sums to 1 less what a sink takes.
 
     Raises:
         ValueError: `attention_mask` is bool, or shapes do not fit.
