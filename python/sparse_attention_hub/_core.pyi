@@ -6,7 +6,7 @@ Errors: ValueError where an argument breaks a rule (the message says which), Not
 exist, NotImplementedError, and RuntimeError for everything else. The GIL is released while the library works.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, Sequence as _Sequence
 
 import torch
 
@@ -17,11 +17,11 @@ class Mask:
     """Which keys each query attends to, and with what inclusion probability: immutable, [batch, heads, queries, keys]."""
 
     @staticmethod
-    def empty(shape: list[int], device: torch.device = ...) -> Mask:
+    def empty(shape: _Sequence[int], device: torch.device = ...) -> Mask:
         """Nothing selected."""
 
     @staticmethod
-    def full(shape: list[int], device: torch.device = ...) -> Mask:
+    def full(shape: _Sequence[int], device: torch.device = ...) -> Mask:
         """Everything selected with weight 1."""
 
     @staticmethod
@@ -30,7 +30,7 @@ class Mask:
 
     @staticmethod
     def from_csr(
-        shape: list[int], indptr: torch.Tensor, indices: torch.Tensor, weights: torch.Tensor | None = None
+        shape: _Sequence[int], indptr: torch.Tensor, indices: torch.Tensor, weights: torch.Tensor | None = None
     ) -> Mask:
         """Rows in (batch, head, query) order: indptr [rows + 1], ascending unique key indices [nnz], weights in (0, 1]."""
 
@@ -145,7 +145,7 @@ def hash_attention_masker(
 ) -> Masker:
     """A hash_attention_top_k masker with weights from memory: layer -> "query.0.weight" and so on -> float32 tensor."""
 
-def add_masks(maskers: list[Masker], places: list[int], inputs: AttentionInputs, session: Session) -> Mask:
+def add_masks(maskers: _Sequence[Masker], places: _Sequence[int], inputs: AttentionInputs, session: Session) -> Mask:
     """add_mask of each masker in turn, from an empty mask on."""
 
 def check_masker(json: str) -> None:

@@ -30,7 +30,7 @@ def _storage(data: bytes) -> Any:
 
 def _tensor(storage: Any, offset: int, size: Sequence[int], stride: Sequence[int], *_: Any) -> torch.Tensor:
     if isinstance(storage, torch.storage.TypedStorage):
-        flat = torch.empty(0, dtype=storage.dtype).set_(storage)  # type: ignore[call-overload]
+        flat = torch.empty(0, dtype=storage.dtype).set_(storage)
     elif isinstance(storage, torch.Tensor):
         flat = storage.reshape(-1)
     else:

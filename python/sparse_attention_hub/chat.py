@@ -172,7 +172,7 @@ class _Streamer:
     def __init__(self, tokenizer: Any, out: TextIO) -> None:
         from transformers import TextStreamer
 
-        class Printer(TextStreamer):  # type: ignore[misc]
+        class Printer(TextStreamer):
             def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
                 out.write(text + ("\n" if stream_end else ""))
                 out.flush()

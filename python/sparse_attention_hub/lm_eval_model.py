@@ -13,7 +13,6 @@ prefill sparse attention has no part in them and their scores are those of the d
 from __future__ import annotations
 
 import logging
-import sys
 from typing import Any
 
 import torch
@@ -89,4 +88,4 @@ if __name__ == "__main__":
     # Run as a module this file is __main__; what lm-eval registers is the class of the importable module.
     from sparse_attention_hub import lm_eval_model
 
-    sys.exit(lm_eval_model.main())
+    lm_eval_model.main()

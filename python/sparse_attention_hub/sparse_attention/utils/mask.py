@@ -287,9 +287,9 @@ class Mask:
         if len(self.shape) != 4:
             raise ValueError(f"only masks [batch, heads, queries, keys] have a core mask, got shape {self.shape}")
         if self.is_full:
-            return _core.Mask.full(self.shape, torch.device(self.device))
+            return _core.Mask.full(self.shape, torch.device(self.device or _CPU))
         if self.is_empty:
-            return _core.Mask.empty(self.shape, torch.device(self.device))
+            return _core.Mask.empty(self.shape, torch.device(self.device or _CPU))
         if self.from_dense_mask:
             return _core.Mask.from_dense(self.get_dense_mask())
         indices, _, data = self.get_index_mask()

@@ -41,7 +41,7 @@ class TopKMasker(FixedMasker):
 
     def __init__(self, config: MaskerConfig) -> None:
         super().__init__(config)
-        self.heavy_size = getattr(config, "heavy_size", None)
+        self.heavy_size: int | float = getattr(config, "heavy_size")
 
     def _calculate_effective_heavy_size(self, seq_len_keys: int) -> int:
         return self._calculate_effective_size(self.heavy_size, seq_len_keys)
