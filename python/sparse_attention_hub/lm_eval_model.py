@@ -85,7 +85,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # Run as a module this file is __main__; what lm-eval registers is the class of the importable module.
-    from sparse_attention_hub import lm_eval_model
-
-    lm_eval_model.main()
+    main()
