@@ -12,22 +12,28 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MODEL = str(ROOT / "models" / "retrieval-6m")
 CONFIGS = ROOT / "configs"
-_WORDS = "people buffer lines under state signals while every driver keeps some memory between requests and reports".split()
+_SENTENCES = (
+    " The road went down to the river, and nobody was there.",
+    " He looked at the house for a long time before he spoke.",
+    " It was late in the evening when the letter came.",
+    " She said that the old man had been seen in the garden.",
+    " There was no answer, and the door stayed shut.",
+)
 
 
-def sample(seed: int, needles: int, words: int) -> tuple[str, list[str], list[str]]:
-    """(context, questions, what the answers should hold): magic numbers between words that mean nothing."""
+def sample(seed: int, needles: int, sentences: int) -> tuple[str, list[str], list[str]]:
+    """(context, questions, what the answers should hold): magic numbers in a text (docs/tasks.md, niah_multikey)."""
     rng = random.Random(seed)
     syllables = [c + v for c in "bdfgklmnprstvz" for v in "aeiou"]
     keys = ["".join(rng.sample(syllables, 3)) for _ in range(needles)]
-    numbers = [str(rng.randrange(10**6, 10**7)) for _ in keys]
-    text = [f" {rng.choice(_WORDS)}" for _ in range(words)]
+    numbers = [str(rng.randrange(10**5, 10**6)) for _ in keys]
+    text = [rng.choice(_SENTENCES) for _ in range(sentences)]
     for key, number in zip(keys, numbers):
-        text.insert(rng.randrange(len(text)), f". The magic number of {key} is {number}.")
+        text.insert(rng.randrange(1, len(text)), f" The magic number of {key} is {number}.")
     questions = [
         f"\n\nQuestion: What is the magic number of {key}?\nAnswer: The magic number of {key} is" for key in keys
     ]
-    return "".join(text), questions, numbers
+    return "".join(text).lstrip(), questions, numbers
 
 
 def sah() -> str:
@@ -38,12 +44,10 @@ def sah() -> str:
     pytest.skip("the sah command is not built (bazel build //tools/sah)")
 
 
-def answers_of_cpp_host(context: str, questions: list[str], config: str, new_tokens: int) -> list[str]:
-    """What `sah generate` answers in float32."""
+def answers_of_cpp_host(context: str, questions: list[str], config: str, new_tokens: int) -> str:
+    """What `sah generate` answers in float32, joined by newlines."""
     command = [sah(), "generate", "--model", MODEL, "--context", context, "--config", config, "--dtype", "float32"]
     command += ["--max-new-tokens", str(new_tokens), "--quiet"]
-    answers = []
-    for question in questions:  # one at a time: answers may hold newlines
-        run = subprocess.run([*command, "--question", question], check=True, capture_output=True, text=True)
-        answers.append(run.stdout.rstrip("\n"))
-    return answers
+    for question in questions:
+        command += ["--question", question]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.removesuffix("\n")

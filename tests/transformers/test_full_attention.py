@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
 from decoding import COVERING, SHORT, new_cache, read
 from tiny_models import CONFIGS, DECODERS, HYBRIDS, tiny_model, tokens
 
@@ -60,6 +61,9 @@ def test_left_padding_of_hybrids(name: str) -> None:
     mask = torch.ones_like(ids)
     mask[1, :5] = 0
     expected = read(model, ids, first=15, cache="hybrid", mask=mask)
+    alone = read(model, ids[1:2, 5:], first=10, cache="hybrid")
+    if (alone - expected[1:2, 5:]).abs().max() > 1e-3:
+        pytest.skip(f"transformers {transformers.__version__}: padding changes the results of eager {name} itself")
     with sparse(model, COVERING):
         actual = read(model, ids, first=15, cache="hybrid", mask=mask)
     close(actual[mask.bool()], expected[mask.bool()])

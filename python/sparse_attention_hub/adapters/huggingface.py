@@ -25,7 +25,7 @@ from ..sparse_attention.research_attention.maskers.core_masker import runs_in_co
 from ..sparse_attention.research_attention.maskers.fixed import CausalMasker
 from ..transformers.context import attention_implementation, register_attention, unregister_attention
 from ..transformers.dispatch import Dispatcher, SequenceState
-from ..transformers.layers import attention_layers, text_config
+from ..transformers.layers import has_recurrent_layers
 from ..transformers.mask_function import additive_mask, sparse_mask
 from ..transformers.versions import CacheMark, last_logits_only, new_cache
 from .base import ModelAdapter, Request, RequestResponse
@@ -76,7 +76,7 @@ class ModelAdapterHF(ModelAdapter):
             model_kwargs: For the loading of the model.
             tokenizer_kwargs: For the loading of the tokenizer.
             device: "cpu", "cuda" or "cuda:N"; default: CUDA if there is any.
-            hybrid: See the attribute; default: whether the model has layers without softmax attention.
+            hybrid: See the attribute; default: whether the model has layers that keep a recurrent state.
             **kwargs: `model_registry_path` (YAML file of models), `allow_unregistered_models`.
 
         Raises:
@@ -106,7 +106,7 @@ class ModelAdapterHF(ModelAdapter):
         self.tokenizer: Any = self._server.get_tokenizer(model_name, self.tokenizer_kwargs)
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        self._keeps_states = _has_other_layers(self.model)
+        self._keeps_states = isinstance(self.model, torch.nn.Module) and has_recurrent_layers(self.model)
         self.hybrid: bool = self._keeps_states if hybrid is None else hybrid
         self.random_separator: str = "".join(random.choices(_LETTERS, k=100))
 
@@ -410,12 +410,3 @@ def _gpu_of(device: str) -> int | None:
         number = device.removeprefix("cuda:")
         return int(number) if number.isdecimal() else None
     return None
-
-
-def _has_other_layers(model: Any) -> bool:
-    """The model has layers without softmax attention, whose state cannot be cut back."""
-    if not isinstance(model, torch.nn.Module):
-        return False
-    indices = {layer.index for layer in attention_layers(model)}
-    total = getattr(text_config(model), "num_hidden_layers", None)
-    return isinstance(total, int) and bool(set(range(total)) - indices)

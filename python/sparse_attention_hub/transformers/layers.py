@@ -78,6 +78,18 @@ def attention_layers(model: nn.Module) -> list[AttentionLayer]:
     return list(found.values())
 
 
+def has_recurrent_layers(model: nn.Module) -> bool:
+    """Modules other than attention keep states by layer number: such a cache cannot be cut back by length."""
+    attention = [layer.name for layer in attention_layers(model)]
+    for name, module in model.named_modules():
+        if not isinstance(getattr(module, "layer_idx", None), int) or "mlp" in type(module).__name__.lower():
+            continue
+        related = any(a == name or a.startswith(name + ".") or name.startswith(a + ".") for a in attention)
+        if not related and "moe" not in type(module).__name__.lower():
+            return True
+    return False
+
+
 def text_config(model: nn.Module) -> Any:
     """The config of the language model within `model`."""
     return model.config.get_text_config()

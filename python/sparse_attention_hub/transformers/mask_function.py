@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Callable
 
 import torch
+from transformers import masking_utils
 
 from .versions import QueryRange, query_range
 
@@ -88,8 +89,6 @@ def causal_structure(function: MaskFunction) -> tuple[bool, int | None]:
     Mask functions of `transformers` are closures over one another; only the two that it makes for plain causal and
     sliding window masks are taken apart, anything else is (False, None).
     """
-    from transformers import masking_utils
-
     if function is masking_utils.causal_mask_function:
         return True, None
     if torch.compiler.is_compiling():
@@ -143,8 +142,6 @@ def sparse_mask(
     Returns:
         Int64 [batch, 1, 1, 6] (`MaskFacts`) for causal masks, else bool [batch, heads or 1, queries, keys].
     """
-    from transformers import masking_utils
-
     if mask_function is None:
         mask_function = masking_utils.causal_mask_function
     queries = query_range(arguments)
