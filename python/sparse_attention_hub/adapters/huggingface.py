@@ -20,7 +20,12 @@ import torch
 from .. import _core
 from .._pipeline import DENSE, pipeline_json
 from ..metric_logging import MicroMetricLogger
-from ..sparse_attention.research_attention.base import DENSITY, OUTPUT_ERROR, ResearchAttention
+from ..sparse_attention.research_attention.base import (
+    DENSITY,
+    OUTPUT_ERROR,
+    ResearchAttention,
+    ResearchAttentionConfig,
+)
 from ..sparse_attention.research_attention.maskers.core_masker import runs_in_core
 from ..sparse_attention.research_attention.maskers.fixed import CausalMasker
 from ..transformers.context import attention_implementation, register_attention, unregister_attention
@@ -379,24 +384,25 @@ class _NativePipeline:
         if not all(runs_in_core(masker) or type(masker) is CausalMasker for masker in sparse_attention.maskers):
             return None
         try:
-            return cls(pipeline_json(sparse_attention.sparse_attention_config))
+            config = sparse_attention.sparse_attention_config
+            return cls(pipeline_json(config)) if isinstance(config, ResearchAttentionConfig) else None
         except TypeError:  # weights in memory have no place in JSON
             return None
 
-    def __call__(self, *arguments: Any, sequences: SequenceState, layer_idx: int = -1, **kwargs: Any) -> Any:
+    def __call__(self, *arguments: Any, layer_idx: int = -1, **kwargs: Any) -> Any:
         """One step of one layer, as `Dispatcher` takes it."""
         logger = MicroMetricLogger()
         if not (logger.is_metric_enabled(DENSITY) or logger.is_metric_enabled(OUTPUT_ERROR)):
-            return self._plain(*arguments, sequences=sequences, **kwargs)
+            return self._plain(*arguments, **kwargs)
         with self._sink_lock:
-            out, weights = self._measured(*arguments, sequences=sequences, **kwargs)
+            out, weights = self._measured(*arguments, **kwargs)
             densities = [r["value"] for r in self._sink.records() if r["metric"] == DENSITY]
             self._sink.clear()
         metadata = {"layer_idx": layer_idx}
         if logger.is_metric_enabled(DENSITY) and densities:
             logger.log(DENSITY, sum(densities) / len(densities), metadata)
         if logger.is_metric_enabled(OUTPUT_ERROR):
-            dense = self._dense(*arguments, sequences=SequenceState(), **kwargs)[0].float()
+            dense = self._dense(*arguments, **kwargs | {"sequences": SequenceState()})[0].float()
             error = torch.linalg.vector_norm(dense - out.float()) / torch.linalg.vector_norm(dense)
             logger.log(OUTPUT_ERROR, float(error), metadata)
         return out, weights

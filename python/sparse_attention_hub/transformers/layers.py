@@ -30,7 +30,8 @@ class AttentionLayer:
     def sliding_window(self) -> int | None:
         """The keys that a query of this layer sees, itself included, if the model limits them."""
         if hasattr(self.module, "sliding_window"):
-            return self.module.sliding_window or None
+            own: Any = self.module.sliding_window
+            return own or None
         config = self.config
         window = getattr(config, "sliding_window", None)
         if not window or not getattr(config, "use_sliding_window", True):
@@ -92,7 +93,8 @@ def has_recurrent_layers(model: nn.Module) -> bool:
 
 def text_config(model: nn.Module) -> Any:
     """The config of the language model within `model`."""
-    return model.config.get_text_config()
+    config: Any = model.config
+    return config.get_text_config()
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,8 @@ def summarize(model: nn.Module, layers: list[AttentionLayer], host: Any) -> Summ
     config = text_config(model)
     total = int(getattr(config, "num_hidden_layers", 0) or 0)
     heads = int(getattr(config, "num_attention_heads", 1) or 1)
-    sparse, dense = [], []
+    sparse: list[int] = []
+    dense: list[int] = []
     for index in sorted({layer.index for layer in layers}):
         (dense if host.is_dense_layer(index, heads) else sparse).append(index)
     attention = {*sparse, *dense}

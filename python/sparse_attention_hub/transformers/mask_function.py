@@ -22,7 +22,7 @@ _MAGIC = 0x5A5A
 # Columns of a row of the tensor.
 _PADDING, _QUERY_OFFSET, _KEY_OFFSET, _WINDOW, _VALID, _TAG = range(6)
 
-MaskFunction = Callable[..., torch.Tensor]
+MaskFunction = Callable[..., Any]
 
 
 @dataclass(frozen=True)

@@ -65,16 +65,17 @@ def new_cache(model: nn.Module, keeps_states: bool, batch: int = 1) -> Any:
         and name.endswith("Cache")
         and value.__module__ == module.__name__
     ]
+    config: Any = model.config
     if not own:
-        return DynamicCache(config=model.config)
+        return DynamicCache(config=config)
     known = {
-        "config": model.config,
+        "config": config,
         "batch_size": batch,
         "max_batch_size": batch,
         "dtype": model.dtype,
         "device": model.device,
     }
-    parameters = inspect.signature(own[0].__init__).parameters
+    parameters = inspect.signature(own[0]).parameters
     return own[0](**{name: value for name, value in known.items() if name in parameters})
 
 
@@ -91,7 +92,7 @@ class CacheMark:
         self._cache = cache
         plain = getattr(cache_utils, "DynamicLayer", None)
         layers = getattr(cache, "layers", None)
-        self._appends = bool(layers) and all(type(layer) is plain for layer in layers)
+        self._appends = bool(layers) and all(type(layer) is plain for layer in layers or ())
         self._length = int(cache.get_seq_length()) if self._appends else 0
 
     def restored(self, for_the_last_time: bool = False) -> Any:
