@@ -65,6 +65,17 @@ def sa_package_test(name, srcs, data = [], env = {}, **kwargs):
         **kwargs
     )
 
+def sa_package_benchmark(name, src, data = []):
+    """A benchmark of `import sparse_attention_hub`: run by people with `bazel run`, never timed by a test."""
+    native.sh_binary(
+        name = name,
+        testonly = True,
+        srcs = ["//bazel:run_python.sh"],
+        args = ["$(location @python_env//:python)", "$(location %s)" % src],
+        data = [src, "//python/sparse_attention_hub", "@python_env//:python"] + data,
+        tags = ["benchmark"],
+    )
+
 _MASKER_DEPS = [
     "//sparse_attention/attention:attention_inputs",
     "//sparse_attention/base:status",
