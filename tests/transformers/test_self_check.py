@@ -157,7 +157,7 @@ def test_a_lost_window(monkeypatch: pytest.MonkeyPatch) -> None:
 
     structure = mask_function.causal_structure
     monkeypatch.setattr(mask_function, "causal_structure", lambda function: (structure(function)[0], None))
-    refused(model, "layer 0", "sliding_window 7")
+    refused(model, "layer 0", "sliding_window 9")
 
 
 def test_a_mask_that_was_tampered_with() -> None:

@@ -41,7 +41,7 @@ def _qwen2() -> Any:
 
 
 def _qwen2_windowed() -> Any:
-    return _config("Qwen2Config", use_sliding_window=True, sliding_window=7, max_window_layers=1)
+    return _config("Qwen2Config", use_sliding_window=True, sliding_window=9, max_window_layers=1)
 
 
 def _qwen3() -> Any:
@@ -49,20 +49,20 @@ def _qwen3() -> Any:
 
 
 def _mistral() -> Any:
-    return _config("MistralConfig", sliding_window=7)
+    return _config("MistralConfig", sliding_window=9)
 
 
 def _gemma2() -> Any:
-    return _config("Gemma2Config", head_dim=8, query_pre_attn_scalar=8, sliding_window=7, attn_logit_softcapping=2.0)
+    return _config("Gemma2Config", head_dim=8, query_pre_attn_scalar=8, sliding_window=9, attn_logit_softcapping=2.0)
 
 
 def _gemma3() -> Any:
     layers = ["sliding_attention", "full_attention", "sliding_attention"]
-    return _config("Gemma3TextConfig", head_dim=8, query_pre_attn_scalar=8, sliding_window=7, layer_types=layers)
+    return _config("Gemma3TextConfig", head_dim=8, query_pre_attn_scalar=8, sliding_window=9, layer_types=layers)
 
 
 def _gpt_oss() -> Any:
-    return _config("GptOssConfig", head_dim=8, sliding_window=7, num_local_experts=4, num_experts_per_tok=2)
+    return _config("GptOssConfig", head_dim=8, sliding_window=9, num_local_experts=4, num_experts_per_tok=2)
 
 
 def _qwen3_next() -> Any:

@@ -285,9 +285,7 @@ class ModelAdapterHF(ModelAdapter):
                 )
             del kwargs["sparse_meta_data"]
             sequences = _sequences_of(meta)
-            return native(
-                module, queries, keys, values, attention_mask, scaling, dropout, sequences=sequences, **kwargs
-            )
+            return native(module, queries, keys, values, attention_mask, scaling, dropout, sequences, **kwargs)
 
         return custom_attention
 
@@ -383,26 +381,42 @@ class _NativePipeline:
             return None
         if not all(runs_in_core(masker) or type(masker) is CausalMasker for masker in sparse_attention.maskers):
             return None
+        config = sparse_attention.sparse_attention_config
+        assert isinstance(config, ResearchAttentionConfig)
         try:
-            config = sparse_attention.sparse_attention_config
-            return cls(pipeline_json(config)) if isinstance(config, ResearchAttentionConfig) else None
+            return cls(pipeline_json(config))
         except TypeError:  # weights in memory have no place in JSON
             return None
 
-    def __call__(self, *arguments: Any, layer_idx: int = -1, **kwargs: Any) -> Any:
+    def __call__(
+        self,
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        scaling: float,
+        dropout: float,
+        sequences: SequenceState,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, None]:
         """One step of one layer, as `Dispatcher` takes it."""
+
+        def attend(dispatcher: Dispatcher, state: SequenceState) -> tuple[torch.Tensor, None]:
+            return dispatcher(module, query, key, value, mask, scaling, dropout, state, **kwargs)
+
         logger = MicroMetricLogger()
         if not (logger.is_metric_enabled(DENSITY) or logger.is_metric_enabled(OUTPUT_ERROR)):
-            return self._plain(*arguments, **kwargs)
+            return attend(self._plain, sequences)
         with self._sink_lock:
-            out, weights = self._measured(*arguments, **kwargs)
+            out, weights = attend(self._measured, sequences)
             densities = [r["value"] for r in self._sink.records() if r["metric"] == DENSITY]
             self._sink.clear()
-        metadata = {"layer_idx": layer_idx}
+        metadata = {"layer_idx": kwargs.get("layer_idx", -1)}
         if logger.is_metric_enabled(DENSITY) and densities:
             logger.log(DENSITY, sum(densities) / len(densities), metadata)
         if logger.is_metric_enabled(OUTPUT_ERROR):
-            dense = self._dense(*arguments, **kwargs | {"sequences": SequenceState()})[0].float()
+            dense = attend(self._dense, SequenceState())[0].float()
             error = torch.linalg.vector_norm(dense - out.float()) / torch.linalg.vector_norm(dense)
             logger.log(OUTPUT_ERROR, float(error), metadata)
         return out, weights

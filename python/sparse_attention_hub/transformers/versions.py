@@ -65,11 +65,10 @@ def new_cache(model: nn.Module, keeps_states: bool, batch: int = 1) -> Any:
         and name.endswith("Cache")
         and value.__module__ == module.__name__
     ]
-    config: Any = model.config
     if not own:
-        return DynamicCache(config=config)
+        return DynamicCache(config=model.config)
     known = {
-        "config": config,
+        "config": model.config,
         "batch_size": batch,
         "max_batch_size": batch,
         "dtype": model.dtype,
@@ -91,8 +90,8 @@ class CacheMark:
 
         self._cache = cache
         plain = getattr(cache_utils, "DynamicLayer", None)
-        layers = getattr(cache, "layers", None)
-        self._appends = bool(layers) and all(type(layer) is plain for layer in layers or ())
+        layers = getattr(cache, "layers", None) or ()
+        self._appends = bool(layers) and all(type(layer) is plain for layer in layers)
         self._length = int(cache.get_seq_length()) if self._appends else 0
 
     def restored(self, for_the_last_time: bool = False) -> Any:
