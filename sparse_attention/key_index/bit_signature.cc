@@ -46,6 +46,11 @@ at::Tensor Forward(const HeadMlp& mlp, int64_t head, const at::Tensor& x) {
   return y;
 }
 
+// The head of x that a head of the MLP reads.
+at::Tensor HeadOf(const HeadMlp& mlp, int64_t head, const at::Tensor& x) {
+  return x.select(1, head / (mlp.heads() / x.size(1)));
+}
+
 // Counts of set bits by adding ever larger fields of a word, for devices.
 at::Tensor CountBits(at::Tensor x) {
   const auto part = [](const at::Tensor& v, int64_t shift, int64_t mask) {
@@ -87,6 +92,15 @@ __attribute__((target_clones("popcnt", "default"))) void AgreementOfRow(const in
 
 }  // namespace
 
+at::Tensor MlpOutputs(const HeadMlp& mlp, const at::Tensor& x) {
+  at::Tensor outputs =
+      at::empty({x.size(0), mlp.heads(), x.size(2), mlp.bits()}, x.options().dtype(at::kFloat));
+  for (int64_t head = 0; head < mlp.heads(); ++head) {
+    outputs.select(1, head).copy_(Forward(mlp, head, HeadOf(mlp, head, x)));
+  }
+  return outputs;
+}
+
 at::Tensor BitSignatures(const HeadMlp& mlp, const at::Tensor& x) {
   const int64_t words = (mlp.bits() + kWordBits - 1) / kWordBits;
   at::Tensor signatures =
@@ -95,8 +109,7 @@ at::Tensor BitSignatures(const HeadMlp& mlp, const at::Tensor& x) {
     const int64_t length = std::min(kPieceKeys, x.size(2) - begin);
     const at::Tensor piece = x.narrow(2, begin, length);
     for (int64_t head = 0; head < mlp.heads(); ++head) {
-      const at::Tensor outputs =
-          Forward(mlp, head, piece.select(1, head / (mlp.heads() / x.size(1))));
+      const at::Tensor outputs = Forward(mlp, head, HeadOf(mlp, head, piece));
       signatures.select(1, head)
           .narrow(1, begin, length)
           .copy_(PackBits(outputs.gt(0), kWordBits).to(at::kInt));

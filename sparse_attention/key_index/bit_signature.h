@@ -40,6 +40,9 @@ struct HeadMlp {
   int64_t bits() const { return linears.back().weight.size(2); }
 };
 
+// The outputs of the MLP: float32 [batch, heads, n, bits], x as below.
+at::Tensor MlpOutputs(const HeadMlp& mlp, const at::Tensor& x);
+
 // Bit i of a vector is 1 where output i of the MLP is above 0: int32 [batch, heads, n, words], 32
 // bits a word, lowest first. x [batch, h, n, dim] with the MLP's heads a multiple of h: head i of
 // the MLP reads head i / (heads / h). (The Python hub gives an output of exactly 0 no sign; here it

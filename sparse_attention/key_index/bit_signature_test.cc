@@ -42,6 +42,8 @@ TEST(BitSignatures, AreTheSignsOfTheMlp) {
       for (int64_t bits : {5, 32, 70}) {
         const HeadMlp mlp = RandomMlp(heads, bits, activation);
         const at::Tensor words = BitSignatures(mlp, x);
+        const at::Tensor outputs = MlpOutputs(mlp, x);
+        ASSERT_EQ(outputs.sizes(), at::IntArrayRef({2, heads, 7, bits}));
         ASSERT_EQ(words.sizes(), at::IntArrayRef({2, heads, 7, (bits + 31) / 32}));
         for (int64_t head = 0; head < heads; ++head) {
           const at::Tensor in = x.select(1, head / (heads / 2));
@@ -50,6 +52,7 @@ TEST(BitSignatures, AreTheSignsOfTheMlp) {
                         activation);
           const at::Tensor out =
               at::matmul(hidden, mlp.linears[1].weight[head]).add(mlp.linears[1].bias[head]);
+          EXPECT_TRUE(outputs.select(1, head).allclose(out, 1e-4, 1e-4));
           int wrong = 0;
           for (int64_t b = 0; b < 2; ++b) {
             for (int64_t j = 0; j < 7; ++j) {

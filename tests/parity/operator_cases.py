@@ -216,4 +216,57 @@ def _index_cases() -> Dict[str, Cases]:
     }
 
 
-CASES: Dict[str, Cases] = {**_attend_cases(), **_attention_cases(), **_index_cases(), **_mask_cases()}
+def _hub_method_cases() -> Dict[str, Cases]:
+    codes = torch.arange(1 * 7 * 2 * 3).view(1, 7, 2, 3) % 5
+    words = torch.arange(-9, 9).view(1, 2, 3, 3)
+    drawn = torch.arange(1 * 4 * 3 * 5).view(1, 4, 3, 5) % 9
+
+    def pair(dtype: torch.dtype) -> Tuple[torch.Tensor, torch.Tensor]:
+        return normal(1, 2, 7, 6, dtype=dtype), normal(1, 2, 3, 6, dtype=dtype, seed=2)
+
+    def mlp(dtype: torch.dtype, *widths: int) -> List[Any]:
+        shapes = list(zip(widths, widths[1:]))
+        return [[normal(4, *shape, dtype=dtype) for shape in shapes], [normal(4, shape[1], dtype=dtype) for shape in shapes]]
+
+    return {
+        "adaptive_budget": Cases(
+            lambda dtype: [(normal(1, 4, 3, 1, dtype=dtype).abs(), normal(1, 4, 3, 1, dtype=dtype).exp(), 1.6, 0.2, 50)]
+        ),
+        "collision_probability": Cases(lambda dtype: [(*pair(dtype), 3, 5)]),
+        "hash_signs": Cases(
+            lambda dtype: [
+                (normal(2, 2, 5, 6, dtype=dtype), *mlp(dtype, 6, 8, 3), "gelu"),
+                (normal(2, 4, 5, 6, dtype=dtype), *mlp(torch.float32, 6, 3), "relu"),
+            ]
+        ),
+        "mips_transform": Cases(lambda dtype: [pair(dtype)]),
+        "pack_signs": Cases(lambda dtype: [(normal(2, 3, 12, dtype=dtype), 4), (normal(2, 64, dtype=dtype), 64)]),
+        "pq_add_norm_channel": Cases(
+            lambda dtype: [(normal(2, 9, 4, dtype=dtype), 30 * torch.ones(2, 1, 1, dtype=dtype))]
+        ),
+        "pq_scores": Cases(
+            lambda dtype: [
+                (normal(1, 4, 2, 12, dtype=dtype), normal(1, 2, 3, 5, width, dtype=dtype), codes) for width in (4, 5)
+            ]
+        ),
+        "projection_signs": Cases(lambda dtype: [(normal(1, 2, 7, 6, dtype=dtype), normal(6, 8, dtype=dtype))]),
+        "sample_deviation": Cases(lambda dtype: [(normal(1, 4, 3, 9, dtype=dtype).exp(), drawn)]),
+        "shared_buckets": Cases(lambda dtype: [(words, words[:, :, :2])]),
+        "shared_signs": Cases(lambda dtype: [(*(x.sign() for x in pair(dtype)), 3)]),
+        "signature_scores": Cases(
+            lambda dtype: [
+                (*reversed(pair(dtype)), None, weights(1, 2, 3, 7)),
+                (*reversed(pair(dtype)), normal(1, 1, 3, 9, dtype=dtype), weights(1, 2, 3, 7, dtype=dtype)),
+            ]
+        ),
+        "unpack_signs": Cases(lambda dtype: [(words, 4, 11), (words.to(torch.int32), 32, 70)]),
+    }
+
+
+CASES: Dict[str, Cases] = {
+    **_attend_cases(),
+    **_attention_cases(),
+    **_hub_method_cases(),
+    **_index_cases(),
+    **_mask_cases(),
+}

@@ -101,6 +101,12 @@ const MaskerDescriptor& AdaptiveSamplingDescriptor();
 // The Python hub's rule; see Estimator::kHub.
 absl::StatusOr<Mask> AdaptiveSamplingLikeHub(const AdaptiveSamplingConfig& config,
                                              const AttentionInputs& inputs, const Mask& previous);
+// Steps of that rule. The deviation of a row's values x [..., keys] among those drawn, int64 [...,
+// draws], at least 1e-8; and how many keys to draw of `range`, int64, for that deviation and the
+// estimated sum: (quantile * deviation * range / (epsilon * total))^2, in [1, range].
+at::Tensor HubSampleDeviation(const at::Tensor& x, const at::Tensor& drawn);  // [..., 1]
+at::Tensor HubBudget(const at::Tensor& deviation, const at::Tensor& total, double quantile,
+                     double epsilon, int64_t range);
 
 }  // namespace sparse_attention
 

@@ -22,6 +22,18 @@ at::Tensor InverseWeightedSum(const at::Tensor& x, const at::Tensor& weights) {
 
 }  // namespace
 
+at::Tensor HubSampleDeviation(const at::Tensor& x, const at::Tensor& drawn) {
+  return x.gather(-1, drawn).std(-1, /*unbiased=*/true, /*keepdim=*/true).clamp_min(1e-8);
+}
+
+at::Tensor HubBudget(const at::Tensor& deviation, const at::Tensor& total, double quantile,
+                     double epsilon, int64_t range) {
+  // Squared, a quantile below 0 would ask for more draws the more failures are allowed.
+  const double above = std::max(0.0, quantile) * static_cast<double>(range);
+  const at::Tensor error = total.mul(epsilon).clamp_min(1e-8);
+  return deviation.mul(above).div(error).square().clamp(1, range).to(at::kLong);
+}
+
 absl::StatusOr<Mask> AdaptiveSamplingLikeHub(const AdaptiveSamplingConfig& config,
                                              const AttentionInputs& in, const Mask& previous) {
   const int64_t keys = in.keys();
@@ -42,23 +54,14 @@ absl::StatusOr<Mask> AdaptiveSamplingLikeHub(const AdaptiveSamplingConfig& confi
   const auto longs = at::TensorOptions().dtype(at::kLong).device(in.q.device());
   const std::vector<int64_t> rows = {in.batch(), in.query_heads(), in.queries()};
   const at::Tensor base_keys = at::randint(begin, end, {rows[0], rows[1], rows[2], base}, longs);
-  const at::Tensor deviation = exponentials.gather(-1, base_keys)
-                                   .std(-1, /*unbiased=*/true, /*keepdim=*/true)
-                                   .clamp_min(1e-8);
+  const at::Tensor deviation = HubSampleDeviation(exponentials, base_keys);
   at::Tensor base_weights = at::zeros(exponentials.sizes(), exponentials.options());
   base_weights.scatter_(3, base_keys, static_cast<double>(base) / static_cast<double>(range));
   const at::Tensor total = certain.add(InverseWeightedSum(exponentials, base_weights));
 
-  const double quantile =
-      std::max(0.0, boost::math::quantile(boost::math::normal(), 1 - config.delta));
-  const at::Tensor error = total.mul(config.epsilon).clamp_min(1e-8);
-  const at::Tensor budget = deviation.mul(quantile * static_cast<double>(range))
-                                .div(error)
-                                .square()
-                                .clamp(1, range)
-                                .to(at::kLong)
-                                .clamp_min(std::min(base, range))
-                                .clamp_max(range);
+  const double quantile = boost::math::quantile(boost::math::normal(), 1 - config.delta);
+  const at::Tensor budget =
+      HubBudget(deviation, total, quantile, config.epsilon, range).clamp_min(std::min(base, range));
   const at::Tensor probability = budget.to(at::kFloat).div(static_cast<double>(range));
 
   const int64_t draws = budget.sum().item<int64_t>();

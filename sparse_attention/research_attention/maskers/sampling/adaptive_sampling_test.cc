@@ -2,8 +2,10 @@
 
 #include <ATen/Context.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/where.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <cmath>
@@ -179,6 +181,21 @@ TEST(AdaptiveSampling, TheHubsRuleBreaksThePromise) {
 
 // Without a masker that keeps the heavy keys, heavy tails are not promised; what is promised is
 // kept.
+TEST(AdaptiveSampling, StepsOfTheHubsRule) {
+  const at::Tensor x = at::tensor({1.f, 2.f, 4.f, 9.f}).view({1, 4});
+  const at::Tensor drawn = at::tensor({0, 2, 2}).view({1, 3}).to(at::kLong);
+  // 1, 4, 4: mean 3, squares 4 + 1 + 1 over 2.
+  EXPECT_NEAR(HubSampleDeviation(x, drawn).item<double>(), std::sqrt(3.), 1e-6);
+  EXPECT_NEAR(HubSampleDeviation(x, at::zeros({1, 3}, drawn.options())).item<double>(), 1e-8,
+              1e-12);
+  const at::Tensor deviation = at::tensor({.05f, 1e-8f, .05f, .05f});
+  const at::Tensor total = at::tensor({20.f, 20.f, 0.f, 20.f});
+  // (2 . 0.05 . 100 / (0.1 . 20))^2 = 25
+  EXPECT_TRUE(
+      HubBudget(deviation, total, 2, .1, 100).equal(at::tensor({25, 1, 100, 25}).to(at::kLong)));
+  EXPECT_TRUE(HubBudget(deviation, total, -2, .1, 100).equal(at::ones({4}, drawn.options())));
+}
+
 TEST(AdaptiveSampling, HeavyTailsAreFlagged) {
   const Trials trials = RunTrials(ScoreWeights("lognormal_2", kKeys), /*kept=*/0,
                                   Config("0.02", 0.05, 0.05), 0.05, false);
