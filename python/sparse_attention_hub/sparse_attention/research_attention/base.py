@@ -187,6 +187,9 @@ class ResearchAttention(SparseAttention):
         inputs = step.core_inputs(maskers)
         session = session_of(sparse_meta_data) or _core.Session()
         mask = _core.add_masks([m._core for m in maskers], [m._place for m in maskers], inputs, session)
+        if sparse_meta_data is not None:
+            for masker in maskers:
+                masker.show_state(sparse_meta_data, session, step.queries, step.keys, step.kwargs)
         density = mask.density()
         if mask.is_empty:  # nobody selected: attention is dense
             mask = _core.Mask.full(list(inputs.shape), step.queries.device)

@@ -12,6 +12,7 @@ import torch
 from .... import _core
 from ...utils.mask import Mask
 from .base import MaskerConfig, ResearchMasker, SparseMetaData
+from .layer_view import LayerValue, show_state
 
 #: Where `sparse_meta_data` holds what the C++ maskers remember of the sequence.
 SESSION_KEY = "sparse_attention_hub_session"
@@ -58,6 +59,17 @@ class CoreMasker(ResearchMasker):
     keeps_state: ClassVar[bool] = False
     #: A bool attention mask: True = forbidden, the hub's meaning in these maskers; others refuse bool masks.
     bool_mask_forbids: ClassVar[bool] = False
+    #: Entries of `sparse_meta_data` in which the Python hub keeps what this masker remembers.
+    state_entries: ClassVar[tuple[str, ...]] = ()
+    #: Methods that `add_mask` consists of in the Python hub. Where one is replaced, by a subclass or on an object,
+    #: `add_mask` goes through them one by one, by the hub's rule.
+    steps: ClassVar[tuple[str, ...]] = ()
+    _library_steps: ClassVar[dict[str, Any]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "steps" in vars(cls):
+            cls._library_steps = {name: getattr(cls, name) for name in cls.steps}
 
     def __init__(self, config: MaskerConfig) -> None:
         super().__init__(config)
@@ -101,9 +113,70 @@ class CoreMasker(ResearchMasker):
         inputs = self.attention_inputs(keys, queries, values, attention_mask, scaling, kwargs)
         if previous_mask is None:
             previous_mask = Mask.create_empty_mask(inputs.shape, queries.dtype, queries.device)
+        if self.adds_nothing():
+            return previous_mask
+        if self.steps_are_replaced():
+            if attention_mask is not None:
+                attention_mask = additive_mask(attention_mask, self.bool_mask_forbids, type(self).__name__)
+            return self._add_mask_in_steps(
+                keys, queries, attention_mask, scaling, sparse_meta_data, previous_mask, kwargs
+            )
         session = session_of(sparse_meta_data) if self.keeps_state else None
         mask = self._core.add_mask(inputs, previous_mask.to_core(), session, self._place)
+        if sparse_meta_data is not None and session is not None and not mask.is_full:
+            self.show_state(sparse_meta_data, session, queries, keys, kwargs)
         return Mask.from_core(mask, previous_mask.dtype)
+
+    def adds_nothing(self) -> bool:
+        """Whether this masker's settings switch it off, so that every mask passes through."""
+        return False
+
+    def steps_are_replaced(self) -> bool:
+        """Whether one of `steps` is not the library's own."""
+        own = vars(self)
+        return any(
+            name in own or getattr(type(self), name) is not original for name, original in self._library_steps.items()
+        )
+
+    def _add_mask_in_steps(
+        self,
+        keys: torch.Tensor,
+        queries: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        scaling: float,
+        sparse_meta_data: SparseMetaData | None,
+        previous_mask: Mask,
+        kwargs: dict[str, Any],
+    ) -> Mask:
+        """What `add_mask` does through `steps`; maskers that name steps define it."""
+        raise NotImplementedError(f"{type(self).__name__} has no steps")
+
+    def show_state(
+        self,
+        sparse_meta_data: SparseMetaData,
+        session: _core.Session,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        kwargs: dict[str, Any],
+    ) -> None:
+        """Lets `sparse_meta_data` show what this masker remembers in `session` of the step's layer."""
+        if self.state_entries:
+            layer = int(kwargs["layer_idx"])
+            show_state(sparse_meta_data, self.state_entries, layer, self, session, queries.shape[1], keys.dtype)
+
+    def state_entry(
+        self, entry: str, remembered: dict[str, torch.Tensor], layer: int, heads: int, dtype: torch.dtype
+    ) -> LayerValue:
+        """An entry of `sparse_meta_data` in the Python hub's form.
+
+        Args:
+            entry: One of `state_entries`.
+            remembered: What the C++ masker remembers of the layer, by name; nothing before the first step.
+            layer: Of the host model.
+            heads: Query heads.
+            dtype: Of the keys.
+        """
+        raise KeyError(entry)
 
     def _validate_inputs(self, sparse_meta_data: SparseMetaData | None, kwargs: dict[str, Any]) -> None:
         if sparse_meta_data is None:
@@ -152,4 +225,9 @@ def additive_mask(attention_mask: torch.Tensor, bool_forbids: bool, name: str) -
 
 def runs_in_core(masker: ResearchMasker) -> bool:
     """Whether the C++ library may run the masker: nobody has replaced its method."""
-    return isinstance(masker, CoreMasker) and type(masker).add_mask is CoreMasker.add_mask and "add_mask" not in vars(masker)
+    return (
+        isinstance(masker, CoreMasker)
+        and type(masker).add_mask is CoreMasker.add_mask
+        and "add_mask" not in vars(masker)
+        and not masker.steps_are_replaced()
+    )

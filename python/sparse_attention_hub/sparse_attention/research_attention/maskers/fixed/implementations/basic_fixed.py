@@ -45,6 +45,11 @@ class SinkMaskerConfig(FixedMaskerConfig):
     search_space: dict[str, Any] = field(default_factory=dict)
 
 
+def _as_size(keys: int) -> int | float:
+    """A number of keys as a config's size: 0, which no count may be, as a fraction too small for one key."""
+    return int(keys) if keys > 0 else 1e-12
+
+
 class _PositionMasker(CoreMasker, FixedMasker):
     """What maskers by position share: they need a mask's shape only."""
 
@@ -103,7 +108,7 @@ class LocalMasker(_PositionMasker):
 
     def _window(self, size: int, previous_mask: Mask) -> Mask:
         # The window of a full mask's caller is as wide as asked; the masker itself falls back to full attention.
-        return self._on_positions({"type": "local", "window_size": int(size)}, previous_mask)
+        return self._on_positions({"type": "local", "window_size": _as_size(size)}, previous_mask)
 
     def _calculate_effective_window_size(self, seq_len_keys: int) -> int:
         return self._calculate_effective_size(self.window_size, seq_len_keys)
@@ -154,7 +159,7 @@ class SinkMasker(_PositionMasker):
     def get_updated_mask_sparse(
         self, tensor_dims: AttentionTensorDimensions, effective_sink_size: int, keys: torch.Tensor, previous_mask: Mask
     ) -> Mask:
-        return self._on_positions({"type": "sink", "sink_size": int(effective_sink_size)}, previous_mask)
+        return self._on_positions({"type": "sink", "sink_size": _as_size(effective_sink_size)}, previous_mask)
 
     get_updated_mask_dense = get_updated_mask_sparse
 

@@ -12,12 +12,10 @@ import torch
 from ...... import _core
 from .....utils.hashattention_utils import load_hat_weights
 from ...base import AttentionTensorDimensions, MaskerConfig, MaskerRegistry
-from ...core_masker import CoreMasker, PipelineOptions
-from ..base import TopKMasker, TopKMaskerConfig
+from ...core_masker import PipelineOptions
+from ..base import TopKMaskerConfig
+from ._hash_attention_methods import HashAttentionMethods, HatWeights
 from .oracle_top_k import _heavy_sizes
-
-#: Layer -> {"query_matrix": [...], "query_bias": [...], "key_matrix": [...], "key_bias": [...]}, a tensor a linear map.
-HatWeights = dict[int, dict[str, list[torch.Tensor]]]
 
 _ACTIVATIONS = ("relu", "silu", "gelu", "tanh")
 
@@ -56,12 +54,13 @@ class HashAttentionTopKMaskerConfig(TopKMaskerConfig):
 
 
 @MaskerRegistry.register(HashAttentionTopKMaskerConfig)
-class HashAttentionTopKMasker(CoreMasker, TopKMasker):
+class HashAttentionTopKMasker(HashAttentionMethods):
     """Keeps the keys whose learned bit signatures agree most with the query's."""
 
     config_class = HashAttentionTopKMaskerConfig
     needs_meta_data = True
     keeps_state = True
+    steps = ("_get_signatures", "_determine_new_keys", "_update_key_signatures", "_compute_hashattention_score")
 
     def __init__(self, config: MaskerConfig) -> None:
         assert isinstance(config, HashAttentionTopKMaskerConfig)

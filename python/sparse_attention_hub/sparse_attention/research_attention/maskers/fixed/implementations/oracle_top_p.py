@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from ...base import AttentionTensorDimensions, MaskerRegistry
+from .....utils.mask import Mask
+from ...base import AttentionTensorDimensions, MaskerRegistry, SparseMetaData
 from ...core_masker import CoreMasker
 from ..base import TopPMasker, TopPMaskerConfig
 
@@ -40,6 +41,7 @@ class OracleTopPMasker(CoreMasker, TopPMasker):
     """Keeps the fewest keys whose attention mass exceeds `top_p` of what earlier maskers leave."""
 
     config_class = OracleTopPMaskerConfig
+    steps = ("_compute_exp_attention_scores", "_compute_top_p_thresholds")
 
     def _should_use_full_attention(self, dims: AttentionTensorDimensions) -> bool:
         return dims.seq_len_keys <= int(self.top_p * dims.seq_len_keys)
@@ -64,3 +66,24 @@ class OracleTopPMasker(CoreMasker, TopPMasker):
     def _compute_top_p_thresholds(self, scores: torch.Tensor, top_p: float) -> torch.Tensor:
         """The least score that belongs to the top `top_p` of each row's sum: scores [..., keys] to [..., 1]."""
         return torch.ops.sparse_attention_hub.top_p_thresholds(scores, top_p).to(scores.dtype)
+
+    def _add_mask_in_steps(
+        self,
+        keys: torch.Tensor,
+        queries: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        scaling: float,
+        sparse_meta_data: SparseMetaData | None,
+        previous_mask: Mask,
+        kwargs: dict[str, Any],
+    ) -> Mask:
+        dims = self._extract_tensor_dimensions(keys, queries)
+        if self._should_use_full_attention(dims):
+            return self._create_full_mask(dims, previous_mask.dtype, queries.device)
+        previous = previous_mask.get_dense_mask()
+        scores = self._compute_exp_attention_scores(keys, queries, previous, attention_mask, scaling)
+        selected = scores >= self._compute_top_p_thresholds(scores, self.top_p)
+        added = Mask.create_mask_from_dense_mask(
+            tuple(selected.shape), selected.to(previous_mask.dtype), previous_mask.dtype
+        )
+        return previous_mask.merge_mask(added, inplace=False)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ...base import AttentionTensorDimensions, MaskerConfig, MaskerRegistry
-from ...core_masker import CoreMasker
-from ..base import TopKMasker, TopKMaskerConfig
+from ...base import MaskerConfig, MaskerRegistry
+from ..base import TopKMaskerConfig
+from ._pq_cache_methods import PQCacheMethods
 
 
 @dataclass
@@ -37,12 +37,20 @@ class PQCacheConfig(TopKMaskerConfig):
 
 
 @MaskerRegistry.register(PQCacheConfig)
-class PQCache(CoreMasker, TopKMasker):
+class PQCache(PQCacheMethods):
     """Keeps the keys whose product with the query is highest by product quantisation."""
 
     config_class = PQCacheConfig
     needs_meta_data = True
     keeps_state = True
+    steps = (
+        "_perform_kmeans_clustering",
+        "_handle_incremental_keys",
+        "_determine_new_keys",
+        "_quantize_new_keys",
+        "_compute_pq_scores",
+        "_create_pq_mask",
+    )
 
     def __init__(self, config: MaskerConfig) -> None:
         assert isinstance(config, PQCacheConfig)
@@ -52,7 +60,3 @@ class PQCache(CoreMasker, TopKMasker):
         self.init_offset = config.init_offset
         self.metric = config.metric
         super().__init__(config)
-
-    def _should_use_full_attention(self, dims: AttentionTensorDimensions, heavy_size: int) -> bool:
-        besides = self.init_offset + dims.seq_len_queries + 2**self.pq_bits
-        return dims.seq_len_keys <= heavy_size + besides

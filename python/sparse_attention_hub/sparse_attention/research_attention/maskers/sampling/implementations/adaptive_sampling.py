@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import torch
+
 from ...base import MaskerConfig, MaskerRegistry
-from ...core_masker import CoreMasker
-from ..base import SamplingMasker, SamplingMaskerConfig
+from ..base import SamplingMaskerConfig
+from ._adaptive_sampling_methods import AdaptiveSamplingMethods
 
 
 def _rates_and_promises() -> dict[str, Any]:
@@ -53,16 +55,25 @@ class AdaptiveSamplingMaskerConfig(SamplingMaskerConfig):
 
 
 @MaskerRegistry.register(AdaptiveSamplingMaskerConfig)
-class AdaptiveSamplingMasker(CoreMasker, SamplingMasker):
+class AdaptiveSamplingMasker(AdaptiveSamplingMethods):
     """Samples the keys that earlier maskers leave, as many for every query as its promise asks for."""
 
     config_class = AdaptiveSamplingMaskerConfig
+    steps = (
+        "_compute_exp_attention_scores",
+        "should_return_full_mask",
+        "_get_sampling_range",
+        "_get_base_sample_count",
+        "_get_std_estimate_using_base_sample",
+        "_compute_adaptive_budget",
+    )
 
     def __init__(self, config: MaskerConfig) -> None:
         assert isinstance(config, AdaptiveSamplingMaskerConfig)
         self.base_rate_sampling = config.base_rate_sampling
         self.epsilon = config.epsilon
         self.delta = config.delta
+        self.delta_ppf = float(torch.special.ndtri(torch.tensor(1 - config.delta, dtype=torch.float64)))
         self.init_offset = config.init_offset
         self.local_offset = config.local_offset
         super().__init__(config)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ...base import MaskerConfig, MaskerRegistry
-from ...core_masker import CoreMasker
-from ..base import SamplingMasker, SamplingMaskerConfig
+from ..base import SamplingMaskerConfig
+from ._magic_pig_methods import MagicPigMethods
 
 
 def _tables_and_planes() -> dict[str, Any]:
@@ -49,12 +49,24 @@ class MagicPigConfig(SamplingMaskerConfig):
 
 
 @MaskerRegistry.register(MagicPigConfig)
-class MagicPig(CoreMasker, SamplingMasker):
+class MagicPig(MagicPigMethods):
     """Samples the keys that share a bucket with the query in at least one of several hash tables."""
 
     config_class = MagicPigConfig
     needs_meta_data = True
     keeps_state = True
+    steps = (
+        "_center_KQ",
+        "_transform_for_mips",
+        "_compute_probabilities",
+        "_pack_bits",
+        "_compute_signatures",
+        "_determine_new_keys",
+        "_update_key_signatures",
+        "_compute_matches_float32",
+        "_compute_matches_int64",
+        "_compute_lsh_matches",
+    )
 
     def __init__(self, config: MaskerConfig) -> None:
         assert isinstance(config, MagicPigConfig)
