@@ -166,7 +166,7 @@ class _ThreadState(threading.local):
         self.facts: deque[tuple[torch.Tensor, MaskFacts]] = deque(maxlen=4)
 
 
-class _NoBackward(torch.autograd.Function):  # type: ignore[misc]
+class _NoBackward(torch.autograd.Function):
     """Passes a result on; going backward through it is an error and not a silent zero."""
 
     @staticmethod
@@ -441,7 +441,7 @@ def _masked_step(whole: LayerStep, mask: torch.Tensor) -> LayerStep:
 
 
 # How a compiled model runs a step: one operator, opaque to the compiler, that does what eager code does.
-@torch.library.custom_op(  # type: ignore[untyped-decorator]
+@torch.library.custom_op(
     "sparse_attention_hub::transformers_step", mutates_args=("handle",)
 )
 def _transformers_step(
@@ -460,7 +460,7 @@ def _transformers_step(
     return Dispatcher.of_handle(handle).step(query, key, value, mask, sinks, scale, softcap, window, layer)
 
 
-@_transformers_step.register_fake  # type: ignore[untyped-decorator]
+@_transformers_step.register_fake
 def _(
     handle: torch.Tensor,
     query: torch.Tensor,

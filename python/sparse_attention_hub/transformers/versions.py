@@ -66,7 +66,8 @@ def new_cache(model: nn.Module, keeps_states: bool, batch: int = 1) -> Any:
         and value.__module__ == module.__name__
     ]
     if not own:
-        return DynamicCache(config=model.config)
+        config: Any = model.config
+        return DynamicCache(config=config)
     known = {
         "config": model.config,
         "batch_size": batch,
