@@ -167,7 +167,7 @@ def test_add_mask_by_steps() -> None:
 
 def test_steps_follow_the_hub_number_for_number() -> None:
     """The C++ masker of the hub's rule draws the same from the same generator."""
-    config: Any = AdaptiveSamplingMaskerConfig(0.2, 0.3, 0.3, 2, 3, estimator="hub")
+    config: Any = AdaptiveSamplingMaskerConfig(4, 0.15, 0.1, 2, 3, estimator="hub")
 
     class Same(AdaptiveSamplingMasker):
         def _get_base_sample_count(self, sampling_range: int) -> int:
@@ -179,6 +179,8 @@ def test_steps_follow_the_hub_number_for_number() -> None:
         torch.manual_seed(3)
         by_steps = add_mask(Same(config), previous).get_dense_mask()
         assert torch.allclose(in_core, by_steps)
+        sizes = (in_core[..., 2:-3].amax(-1) * 55).round()  # of rows
+        assert int(((sizes > 4) & (sizes < 55)).sum()) > 2  # neither the base sample's nor all
 
 
 def test_large_inputs_stay_finite() -> None:

@@ -227,6 +227,19 @@ def test_an_engine_shows_the_same(name: str) -> None:
     assert same(shown(meta, name), shown(alone, name))
 
 
+def test_a_dictionary_shows_the_masker_and_the_sequence_of_the_last_step() -> None:
+    first, second = HashAttentionTopKMasker(hash_config()), HashAttentionTopKMasker(hash_config())
+    meta: dict[str, Any] = {}
+    run(first, meta, KEYS)
+    run(second, meta, KEYS + 2)
+    assert meta["key"][0].shape[2] == KEYS + 2
+    run(first, meta, KEYS + 1)
+    assert meta["key"][0].shape[2] == KEYS + 1
+    del meta["sparse_attention_hub_session"]
+    run(first, meta, KEYS + 3)
+    assert meta["key"][0].shape[2] == KEYS + 3
+
+
 def test_a_forgotten_sequence_shows_none(name: str) -> None:
     masker = masker_of(name)
     meta: dict[str, Any] = {}
