@@ -7,6 +7,9 @@ set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+# Threads beyond a busy machine's cores wait for one another.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+
 VERSIONS=${TRANSFORMERS_VERSIONS:-4.57.6 5.0.0 5.5.4 5.23.0}
 CACHE=${HOME:-}/.cache/sparse_attention_hub
 PYTHON=$(tools/dev python-path)

@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).absolute().parents[2]
 MODEL = str(ROOT / "models" / "retrieval-6m")
 CONFIGS = ROOT / "configs"
 _SENTENCES = (

@@ -20,7 +20,10 @@ from sparse_attention_hub.sparse_attention import (
     ResearchAttentionConfig,
     SinkMaskerConfig,
 )
-from sparse_attention_hub.sparse_attention.research_attention.maskers.fixed import OracleTopKConfig, QuestTopKMaskerConfig
+from sparse_attention_hub.sparse_attention.research_attention.maskers.fixed import (
+    OracleTopKConfig,
+    QuestTopKMaskerConfig,
+)
 from sparse_attention_hub.sparse_attention.research_attention.maskers.sampling.implementations import (
     AdaptiveSamplingMaskerConfig,
 )
@@ -60,6 +63,9 @@ def test_too_sparse_answers_are_wrong() -> None:
     assert not any(number in answer for number, answer in zip(NUMBERS, answers)), answers
 
 
+QUEST = ResearchAttentionConfig(
+    masker_configs=[QuestTopKMaskerConfig(heavy_size=64, page_size=16, search_space={})]
+)
 CONFIGS = {
     "dense": None,
     "top_k": top_k(0.02),
@@ -73,7 +79,7 @@ CONFIGS = {
             ),
         ]
     ),
-    "quest": ResearchAttentionConfig(masker_configs=[QuestTopKMaskerConfig(heavy_size=64, page_size=16, search_space={})]),
+    "quest": QUEST,
 }
 
 
@@ -99,9 +105,8 @@ def test_one_question_and_a_list_of_questions() -> None:
 
 def test_answers_depend_on_nothing_that_came_before() -> None:
     """The context's indexes serve every question, and nothing of a question is left for the next one."""
-    quest = ResearchAttentionConfig(masker_configs=[QuestTopKMaskerConfig(heavy_size=64, page_size=16, search_space={})])
-    alone = [ask(adapter(quest), [question])[0] for question in QUESTIONS]
-    who = adapter(quest)
+    alone = [ask(adapter(QUEST), [question])[0] for question in QUESTIONS]
+    who = adapter(QUEST)
     assert ask(who, QUESTIONS) == alone
     assert ask(who, list(reversed(QUESTIONS))) == list(reversed(alone))
     other, others, _ = sample(seed=9, needles=2, sentences=30)
@@ -111,6 +116,8 @@ def test_answers_depend_on_nothing_that_came_before() -> None:
 
 def test_the_context_is_read_once_and_logits_are_of_the_last_token() -> None:
     who = adapter(top_k(0.1))
+    with who.enable_sparse_mode():
+        pass  # its self-check is done
     calls: list[tuple[int, int]] = []
     forward = who.model.forward
 
@@ -240,6 +247,19 @@ def test_other_attentions_are_refused_every_time_and_nothing_is_registered() -> 
     assert names() == before
 
 
+def test_a_model_that_bypasses_the_attention_is_refused() -> None:
+    before = names()
+    who = adapter(top_k(0.1))
+    module = who.model.model.layers[2].self_attn
+    module.forward = lambda hidden_states, *_, **__: (hidden_states, None)
+    try:
+        with pytest.raises(RuntimeError, match="layer 2 .model.layers.2.self_attn"), who.enable_sparse_mode():
+            pass
+    finally:
+        del module.forward
+    assert names() == before
+
+
 def test_a_meta_dictionary_of_ones_own_keeps_a_sequence() -> None:
     who = adapter(top_k(0.05))
     ids = torch.tensor([who._ids(CONTEXT[:900], special=True)])
@@ -302,13 +322,13 @@ def test_metrics_of_the_hub(tmp_path: Any) -> None:
     assert {e["metadata"]["layer_idx"] for e in events} == set(range(6))
 
 
-@pytest.mark.parametrize("name", ["gemma3", "qwen3_next", "lfm2"])
+@pytest.mark.parametrize("name", ["gpt_oss", "qwen3_next", "lfm2"])
 def test_caches_of_other_models(name: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows and recurrent states are put back between questions."""
     model = tiny_model(name)
     who = adapter(top_k(4))
     who.model = model
-    who._keeps_states = who.hybrid = name != "gemma3"
+    who._keeps_states = who.hybrid = name != "gpt_oss"
     monkeypatch.setattr(who, "_ids", lambda text, special: [3 + ord(c) % 90 for c in text])
     monkeypatch.setattr(who.tokenizer, "decode", lambda ids, **_: " ".join(map(str, ids)), raising=False)
     context = "a context of some length, longer than a window"

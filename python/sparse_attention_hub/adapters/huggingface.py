@@ -28,9 +28,9 @@ from ..sparse_attention.research_attention.base import (
 )
 from ..sparse_attention.research_attention.maskers.core_masker import runs_in_core
 from ..sparse_attention.research_attention.maskers.fixed import CausalMasker
-from ..transformers.context import attention_implementation, register_attention, unregister_attention
+from ..transformers.context import attention_implementation, register_attention, sparse, unregister_attention
 from ..transformers.dispatch import Dispatcher, SequenceState
-from ..transformers.layers import has_recurrent_layers
+from ..transformers.layers import attention_layers, has_recurrent_layers
 from ..transformers.mask_function import additive_mask, sparse_mask
 from ..transformers.versions import CacheMark, last_logits_only, new_cache
 from .base import ModelAdapter, Request, RequestResponse
@@ -294,7 +294,7 @@ class ModelAdapterHF(ModelAdapter):
         """Within it the model attends sparsely; it is dense again on exit, also after an exception.
 
         Raises:
-            RuntimeError: The adapter is dense only.
+            RuntimeError: The adapter is dense only; or, at the first call, see `sparse`'s self-check.
             NotImplementedError: The sparse attention is not a `ResearchAttention`.
         """
         if not self._sparse_attention_available:
@@ -309,7 +309,12 @@ class ModelAdapterHF(ModelAdapter):
             yield
 
     def _ensure_attention_registered(self) -> str:
-        """Registers the attention at the first call; its name."""
+        """Checks the model and registers the attention at the first call; its name.
+
+        Raises:
+            RuntimeError: There is no sparse attention, or a layer of the model would bypass it (`sparse`'s self-check).
+            NotImplementedError: The sparse attention is not a `ResearchAttention`.
+        """
         if not self._sparse_attention_available or self.sparse_attention is None:
             raise RuntimeError("Cannot register attention function: sparse attention is not available")
         if self._registered_attention_name is None:
@@ -318,6 +323,9 @@ class ModelAdapterHF(ModelAdapter):
                     "Sparse attention is not supported for this model yet: a model runs a ResearchAttention, got "
                     f"{type(self.sparse_attention).__name__}"
                 )
+            if isinstance(self.model, torch.nn.Module) and attention_layers(self.model):
+                with sparse(self.model, None):  # for its self-check
+                    pass
             function = self.get_custom_attention_function(self.sparse_attention)
             name = self._generate_unique_attention_name()
             register_attention(name, function, sparse_mask)

@@ -393,7 +393,9 @@ class Dispatcher:
                 f"{self._name(module)}: output_attentions is not supported: no attention weights are kept"
             )
         if dropout > 0:
-            raise NotImplementedError(f"{self._name(module)}: dropout is not supported, got {dropout}; call model.eval()")
+            raise NotImplementedError(
+                f"{self._name(module)}: dropout is not supported, got {dropout}; call model.eval()"
+            )
 
     def _name(self, module: nn.Module) -> str:
         layer = getattr(module, "layer_idx", None)

@@ -27,7 +27,7 @@ MaskFunction = Callable[..., Any]
 
 @dataclass(frozen=True)
 class MaskFacts:
-    """A causal mask in a few numbers. Positions count a row's padding; key 0 of a layer has the position `key_offset`."""
+    """A causal mask in a few numbers. Positions count a row's padding; key 0 of a layer has position `key_offset`."""
 
     #: How many tokens at the beginning of each row are padding.
     paddings: tuple[int, ...]
