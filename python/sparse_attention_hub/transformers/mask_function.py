@@ -152,7 +152,8 @@ def sparse_mask(
             return mask
     for skip in ("allow_is_causal_skip", "allow_is_bidirectional_skip"):
         arguments[skip] = False
-    return masking_utils.sdpa_mask(
+    sdpa_mask: Any = masking_utils.sdpa_mask  # whose types say less than it takes
+    return sdpa_mask(
         batch_size=batch_size,
         kv_length=kv_length,
         kv_offset=kv_offset,
