@@ -9,15 +9,68 @@ The names and the module tree are those of the Python `sparse_attention_hub`; wh
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch as _torch  # noqa: F401  before _core, which finds LibTorch's symbols in the process
 
-from .metric_logging import MicroMetricLogger
+from ._lazy import lazy_exports
+from .metric_logging import JsonlSink, MemorySink, MicroMetricLogger
 from .plotting import Granularity, PlotGenerator
-from .sparse_attention import *  # noqa: F401,F403
-from .sparse_attention import __all__ as _sparse_attention
+from .sparse_attention import (
+    AdaptiveSamplingMasker,
+    AdaptiveSamplingMaskerConfig,
+    CausalMasker,
+    ChannelConfig,
+    DoubleSparsity,
+    DoubleSparsityConfig,
+    DoubleSparsityTopKMasker,
+    DoubleSparsityTopKMaskerConfig,
+    EfficientAttention,
+    EfficientAttentionConfig,
+    FixedMasker,
+    FixedMaskerConfig,
+    HashAttention,
+    HashAttentionConfig,
+    HashAttentionTopKMasker,
+    HashAttentionTopKMaskerConfig,
+    LightningIndexerMasker,
+    LightningIndexerMaskerConfig,
+    LocalMasker,
+    LocalMaskerConfig,
+    MagicPig,
+    MagicPigConfig,
+    Mask,
+    MaskerConfig,
+    MaskerRegistry,
+    OracleTopK,
+    OracleTopKConfig,
+    OracleTopPMasker,
+    OracleTopPMaskerConfig,
+    PQCache,
+    PQCacheConfig,
+    QuestTopKMasker,
+    QuestTopKMaskerConfig,
+    RandomSamplingMasker,
+    RandomSamplingMaskerConfig,
+    ResearchAttention,
+    ResearchAttentionConfig,
+    ResearchMasker,
+    SamplingMasker,
+    SamplingMaskerConfig,
+    SinkMasker,
+    SinkMaskerConfig,
+    SnapKVMasker,
+    SnapKVMaskerConfig,
+    SocketMasker,
+    SocketMaskerConfig,
+    SparseAttention,
+    SparseAttentionConfig,
+    SparseAttentionMetadata,
+    TopKMasker,
+    TopKMaskerConfig,
+    TopPMasker,
+    TopPMaskerConfig,
+)
 
 if TYPE_CHECKING:
     from .adapters import (
@@ -32,37 +85,85 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Loaded at their first use: they import transformers, or lead there.
-_LAZY = {
-    "ModelAdapter": ".adapters",
-    "ModelAdapterHF": ".adapters",
-    "ModelHubAdapterInterface": ".adapters",
-    "Request": ".adapters",
-    "RequestResponse": ".adapters",
-    "SparseAttentionAdapterInterface": ".adapters",
-    "sparse": ".transformers",
-}
-
 __all__ = [
+    "AdaptiveSamplingMasker",
+    "AdaptiveSamplingMaskerConfig",
+    "CausalMasker",
+    "ChannelConfig",
+    "DoubleSparsity",
+    "DoubleSparsityConfig",
+    "DoubleSparsityTopKMasker",
+    "DoubleSparsityTopKMaskerConfig",
+    "EfficientAttention",
+    "EfficientAttentionConfig",
+    "FixedMasker",
+    "FixedMaskerConfig",
     "Granularity",
+    "HashAttention",
+    "HashAttentionConfig",
+    "HashAttentionTopKMasker",
+    "HashAttentionTopKMaskerConfig",
+    "JsonlSink",
+    "LightningIndexerMasker",
+    "LightningIndexerMaskerConfig",
+    "LocalMasker",
+    "LocalMaskerConfig",
+    "MagicPig",
+    "MagicPigConfig",
+    "Mask",
+    "MaskerConfig",
+    "MaskerRegistry",
+    "MemorySink",
     "MicroMetricLogger",
     "ModelAdapter",
     "ModelAdapterHF",
     "ModelHubAdapterInterface",
+    "OracleTopK",
+    "OracleTopKConfig",
+    "OracleTopPMasker",
+    "OracleTopPMaskerConfig",
+    "PQCache",
+    "PQCacheConfig",
     "PlotGenerator",
+    "QuestTopKMasker",
+    "QuestTopKMaskerConfig",
+    "RandomSamplingMasker",
+    "RandomSamplingMaskerConfig",
     "Request",
     "RequestResponse",
+    "ResearchAttention",
+    "ResearchAttentionConfig",
+    "ResearchMasker",
+    "SamplingMasker",
+    "SamplingMaskerConfig",
+    "SinkMasker",
+    "SinkMaskerConfig",
+    "SnapKVMasker",
+    "SnapKVMaskerConfig",
+    "SocketMasker",
+    "SocketMaskerConfig",
+    "SparseAttention",
     "SparseAttentionAdapterInterface",
+    "SparseAttentionConfig",
+    "SparseAttentionMetadata",
+    "TopKMasker",
+    "TopKMaskerConfig",
+    "TopPMasker",
+    "TopPMaskerConfig",
     "sparse",
-    *_sparse_attention,
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name], __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+if not TYPE_CHECKING:  # a checker would take any name for one that loads at its first use
+    # They import transformers, or lead there.
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "ModelAdapter": ".adapters",
+            "ModelAdapterHF": ".adapters",
+            "ModelHubAdapterInterface": ".adapters",
+            "Request": ".adapters",
+            "RequestResponse": ".adapters",
+            "SparseAttentionAdapterInterface": ".adapters",
+            "sparse": ".transformers",
+        },
+    )

@@ -24,7 +24,7 @@ model = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=tor
 ids = tokenizer("One two three four five. " * 60, return_tensors="pt")
 pipeline = {"type": "research", "maskers": [{"type": "sink", "sink_size": 4}, {"type": "local", "window_size": 16},
                                             {"type": "oracle_top_k", "heavy_size": 16}]}
-sink = sah._core.MemorySink()
+sink = sah.MemorySink()
 with torch.no_grad(), sah.sparse(model, pipeline, metrics=sink):
     out = model.generate(**ids, max_new_tokens=6, do_sample=False)
 print(json.dumps({"new": out.shape[1] - ids["input_ids"].shape[1], "density": sink.mean("research_attention_density"),

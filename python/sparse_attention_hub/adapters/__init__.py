@@ -53,27 +53,28 @@ __all__ = [
     "server_for",
 ]
 
-__getattr__, __dir__ = lazy_exports(
-    __name__,
-    {
-        "ModelAdapter": ".base",
-        "ModelAdapterHF": ".huggingface",
-        "ModelCreationError": ".utils.exceptions",
-        "ModelEntry": ".model_servers.base",
-        "ModelHubAdapterInterface": ".base",
-        "ModelServer": ".model_servers.base",
-        "ModelServerConfig": ".utils.config",
-        "ModelServerConflictError": ".utils.exceptions",
-        "ModelServerError": ".utils.exceptions",
-        "ModelServerHF": ".model_servers.huggingface",
-        "ReferenceCountError": ".utils.exceptions",
-        "Request": ".base",
-        "RequestResponse": ".base",
-        "ResourceCleanupError": ".utils.exceptions",
-        "SparseAttentionAdapterInterface": ".base",
-        "TokenizerCreationError": ".utils.exceptions",
-        "TokenizerEntry": ".model_servers.base",
-        "cleanup_gpu_memory": ".utils.gpu_utils",
-        "server_for": ".model_servers.base",
-    },
-)
+if not TYPE_CHECKING:  # a checker would take any name for one that loads at its first use
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "ModelAdapter": ".base",
+            "ModelAdapterHF": ".huggingface",
+            "ModelCreationError": ".utils.exceptions",
+            "ModelEntry": ".model_servers.base",
+            "ModelHubAdapterInterface": ".base",
+            "ModelServer": ".model_servers.base",
+            "ModelServerConfig": ".utils.config",
+            "ModelServerConflictError": ".utils.exceptions",
+            "ModelServerError": ".utils.exceptions",
+            "ModelServerHF": ".model_servers.huggingface",
+            "ReferenceCountError": ".utils.exceptions",
+            "Request": ".base",
+            "RequestResponse": ".base",
+            "ResourceCleanupError": ".utils.exceptions",
+            "SparseAttentionAdapterInterface": ".base",
+            "TokenizerCreationError": ".utils.exceptions",
+            "TokenizerEntry": ".model_servers.base",
+            "cleanup_gpu_memory": ".utils.gpu_utils",
+            "server_for": ".model_servers.base",
+        },
+    )

@@ -15,4 +15,5 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelEntry", "ModelServer", "ModelServerHF", "TokenizerEntry", "server_for"]
 
-__getattr__, __dir__ = lazy_exports(__name__, {"ModelServerHF": ".huggingface"})
+if not TYPE_CHECKING:  # a checker would take any name for one that loads at its first use
+    __getattr__, __dir__ = lazy_exports(__name__, {"ModelServerHF": ".huggingface"})

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
+from . import fixed, sampling  # noqa: F401  registers every masker
 from .base import MaskerConfig, MaskerRegistry, ResearchMasker
-from .fixed import *  # noqa: F401,F403  registers every masker
-from .sampling import *  # noqa: F401,F403
 
 __all__ = ["MaskerConfig", "MaskerRegistry", "ResearchMasker"]

@@ -2,16 +2,68 @@
 
 from __future__ import annotations
 
-from .base import FixedMasker, FixedMaskerConfig, TopKMasker, TopKMaskerConfig, TopPMasker, TopPMaskerConfig
-from .implementations import *  # noqa: F401,F403
-from .implementations import __all__ as _implementations
+from .base import (
+    FixedMasker,
+    FixedMaskerConfig,
+    TopKMasker,
+    TopKMaskerConfig,
+    TopPMasker,
+    TopPMaskerConfig,
+)
+from .implementations import (
+    CausalMasker,
+    DoubleSparsityTopKMasker,
+    DoubleSparsityTopKMaskerConfig,
+    HashAttentionTopKMasker,
+    HashAttentionTopKMaskerConfig,
+    LightningIndexerMasker,
+    LightningIndexerMaskerConfig,
+    LocalMasker,
+    LocalMaskerConfig,
+    OracleTopK,
+    OracleTopKConfig,
+    OracleTopPMasker,
+    OracleTopPMaskerConfig,
+    PQCache,
+    PQCacheConfig,
+    QuestTopKMasker,
+    QuestTopKMaskerConfig,
+    SinkMasker,
+    SinkMaskerConfig,
+    SnapKVMasker,
+    SnapKVMaskerConfig,
+    SocketMasker,
+    SocketMaskerConfig,
+)
 
 __all__ = [
+    "CausalMasker",
+    "DoubleSparsityTopKMasker",
+    "DoubleSparsityTopKMaskerConfig",
     "FixedMasker",
     "FixedMaskerConfig",
+    "HashAttentionTopKMasker",
+    "HashAttentionTopKMaskerConfig",
+    "LightningIndexerMasker",
+    "LightningIndexerMaskerConfig",
+    "LocalMasker",
+    "LocalMaskerConfig",
+    "OracleTopK",
+    "OracleTopKConfig",
+    "OracleTopPMasker",
+    "OracleTopPMaskerConfig",
+    "PQCache",
+    "PQCacheConfig",
+    "QuestTopKMasker",
+    "QuestTopKMaskerConfig",
+    "SinkMasker",
+    "SinkMaskerConfig",
+    "SnapKVMasker",
+    "SnapKVMaskerConfig",
+    "SocketMasker",
+    "SocketMaskerConfig",
     "TopKMasker",
     "TopKMaskerConfig",
     "TopPMasker",
     "TopPMaskerConfig",
-    *_implementations,
 ]

@@ -3,7 +3,22 @@
 from __future__ import annotations
 
 from .base import SamplingMasker, SamplingMaskerConfig
-from .implementations import *  # noqa: F401,F403
-from .implementations import __all__ as _implementations
+from .implementations import (
+    AdaptiveSamplingMasker,
+    AdaptiveSamplingMaskerConfig,
+    MagicPig,
+    MagicPigConfig,
+    RandomSamplingMasker,
+    RandomSamplingMaskerConfig,
+)
 
-__all__ = ["SamplingMasker", "SamplingMaskerConfig", *_implementations]
+__all__ = [
+    "AdaptiveSamplingMasker",
+    "AdaptiveSamplingMaskerConfig",
+    "MagicPig",
+    "MagicPigConfig",
+    "RandomSamplingMasker",
+    "RandomSamplingMaskerConfig",
+    "SamplingMasker",
+    "SamplingMaskerConfig",
+]
