@@ -12,9 +12,11 @@ from torch import nn
 
 from .. import _core
 from .._pipeline import PipelineSource, pipeline_json
+from ..sparse_attention.research_attention.base import ResearchAttention, ResearchAttentionConfig
 from .dispatch import Dispatcher
 from .layers import AttentionLayer, Summary, attention_layers, summarize, text_config
 from .mask_function import sparse_mask
+from .python_engine import PythonHost
 from .self_check import self_check
 
 _NAME_PREFIX = "sparse_attention_hub_"
@@ -36,7 +38,7 @@ class SparseHandle:
         self.dispatcher = dispatcher
         #: The name of the attention in the registries of `transformers` while the context lasts.
         self.name = name
-        #: The pipeline as JSON text.
+        #: The pipeline as JSON text; of maskers written in Python the config's.
         self.pipeline = pipeline
 
     @property
@@ -146,6 +148,18 @@ def _opened_sink(metrics: Any) -> Iterator[Any]:
         sink.close()
 
 
+def _host_of(config: PipelineSource, model_folder: str) -> tuple[Any, str]:
+    """(what runs the pipeline, its text)."""
+    if isinstance(config, ResearchAttentionConfig):
+        try:
+            pipeline = pipeline_json(config, model_folder)
+        except TypeError:  # a masker written in Python, or weights in memory
+            return PythonHost(ResearchAttention.create_from_config(config)), repr(config)
+    else:
+        pipeline = pipeline_json(config, model_folder)
+    return _core.HostAttention(pipeline), pipeline
+
+
 @contextmanager
 def sparse(
     model: nn.Module,
@@ -191,8 +205,9 @@ def sparse(
     layers = attention_layers(model)
     if not layers:
         raise RuntimeError(f"{type(model).__name__} has no softmax attention layers that could be sparse")
-    pipeline = pipeline_json(config, getattr(model, "name_or_path", "") or "")
-    host = _core.HostAttention(pipeline)
+    host, pipeline = _host_of(config, getattr(model, "name_or_path", "") or "")
+    if isinstance(host, PythonHost) and metrics is not None:
+        raise NotImplementedError("metrics of maskers written in Python go to MicroMetricLogger alone")
     configs = _unique([layer.config if layer.config is not None else text_config(model) for layer in layers])
     name = f"{_NAME_PREFIX}{next(_numbers)}"
     with _opened_sink(metrics) as sink, _owned(configs):

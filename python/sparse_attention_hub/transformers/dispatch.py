@@ -22,6 +22,7 @@ from torch import nn
 from .. import _core
 from .._pipeline import DENSE
 from .mask_function import MaskFacts, is_facts, read_facts
+from .python_engine import PythonHost, PythonSequence
 
 #: Arguments that change what attention means and that no engine of ours takes.
 _UNSUPPORTED = {
@@ -56,6 +57,8 @@ class LayerStep:
 
     def attend(self, sequence: Any) -> torch.Tensor:
         """[batch, query heads, queries, value dim] in the query's type."""
+        if isinstance(sequence, PythonSequence):
+            return sequence.attend(self)
         return torch.ops.sparse_attention_hub.attend(
             sequence.handle,
             self.query,
@@ -194,7 +197,7 @@ class Dispatcher:
     ) -> None:
         """
         Args:
-            host: A `_core.HostAttention`.
+            host: A `_core.HostAttention` or `PythonHost`.
             dense_prefill: A step that begins a sequence attends densely.
             sink: A `_core.MetricSink` for what sparse steps measure.
             names: Paths of modules in their model by `id`, for messages.
@@ -347,6 +350,8 @@ class Dispatcher:
         return out
 
     def _new_sequence(self) -> Any:
+        if isinstance(self.host, PythonHost):
+            return PythonSequence(self.host)
         return _core.Sequence(self.host, self.sink)
 
     def _facts(self, mask: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor) -> MaskFacts | None:
