@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from config_types import CONFIG_TYPES
 
 from sparse_attention_hub import _core
 from sparse_attention_hub.sparse_attention import (
@@ -16,7 +17,6 @@ from sparse_attention_hub.sparse_attention import (
     DoubleSparsityTopKMaskerConfig,
     FixedMaskerConfig,
     HashAttentionTopKMaskerConfig,
-    LightningIndexerMaskerConfig,
     LocalMaskerConfig,
     MagicPigConfig,
     OracleTopKConfig,
@@ -26,32 +26,12 @@ from sparse_attention_hub.sparse_attention import (
     RandomSamplingMaskerConfig,
     ResearchAttentionConfig,
     SinkMaskerConfig,
-    SnapKVMaskerConfig,
     SocketMaskerConfig,
     TopKMaskerConfig,
     TopPMaskerConfig,
 )
 from sparse_attention_hub.sparse_attention.research_attention.base import pipeline_of_config
 
-CONFIG_TYPES = {
-    config.masker_type: config
-    for config in (
-        AdaptiveSamplingMaskerConfig,
-        DoubleSparsityTopKMaskerConfig,
-        HashAttentionTopKMaskerConfig,
-        LightningIndexerMaskerConfig,
-        LocalMaskerConfig,
-        MagicPigConfig,
-        OracleTopKConfig,
-        OracleTopPMaskerConfig,
-        PQCacheConfig,
-        QuestTopKMaskerConfig,
-        RandomSamplingMaskerConfig,
-        SinkMaskerConfig,
-        SnapKVMaskerConfig,
-        SocketMaskerConfig,
-    )
-}
 # The hub's constructor parameters, in its order.
 HUB_FIELDS = {
     "sink": ["sink_size", "search_space"],

@@ -8,42 +8,11 @@ import pathlib
 
 import pytest
 import torch
+from config_types import CONFIG_TYPES
 
-from sparse_attention_hub.sparse_attention import (
-    AdaptiveSamplingMaskerConfig,
-    DoubleSparsityTopKMaskerConfig,
-    HashAttentionTopKMaskerConfig,
-    LocalMaskerConfig,
-    MagicPigConfig,
-    OracleTopKConfig,
-    OracleTopPMaskerConfig,
-    PQCacheConfig,
-    QuestTopKMaskerConfig,
-    RandomSamplingMaskerConfig,
-    ResearchAttention,
-    ResearchAttentionConfig,
-    SinkMaskerConfig,
-    SocketMaskerConfig,
-)
+from sparse_attention_hub.sparse_attention import ResearchAttention, ResearchAttentionConfig
 
 GOLDEN = json.loads(pathlib.Path("tests/golden/research_attention.json").read_text())
-CONFIGS = {
-    config.masker_type: config
-    for config in (
-        AdaptiveSamplingMaskerConfig,
-        DoubleSparsityTopKMaskerConfig,
-        HashAttentionTopKMaskerConfig,
-        LocalMaskerConfig,
-        MagicPigConfig,
-        OracleTopKConfig,
-        OracleTopPMaskerConfig,
-        PQCacheConfig,
-        QuestTopKMaskerConfig,
-        RandomSamplingMaskerConfig,
-        SinkMaskerConfig,
-        SocketMaskerConfig,
-    )
-}
 
 
 def generate(shape: tuple[int, ...], a: float, b: float, scale: float) -> torch.Tensor:
@@ -74,7 +43,7 @@ def config_of(entry: dict[str, object], folder: pathlib.Path) -> object:
     if entry["type"] == "hash_attention_top_k":
         del fields["hat_weight_file"]
         fields |= {"hat_bits": 5, "hat_mlp_layers": 2, "hat_mlp_hidden_size": 6, "hat_weights": hash_weights()}
-    return CONFIGS[str(entry["type"])](**fields)
+    return CONFIG_TYPES[str(entry["type"])](**fields)
 
 
 def run(case: dict[str, object], folder: pathlib.Path) -> tuple[torch.Tensor, torch.Tensor, object]:
