@@ -4,10 +4,11 @@ The interpreter is SA_PYTHON, or the one that `tools/dev setup` made.
 """
 
 _PROBE = """
-import importlib.util, os, sysconfig
+import importlib.metadata, importlib.util, os, sysconfig
 print(sysconfig.get_path("include"))
 print(os.path.dirname(importlib.util.find_spec("torch").origin))
 print(sysconfig.get_config_var("EXT_SUFFIX"))
+print(importlib.metadata.version("torch"))
 """
 
 _BUILD = """
@@ -69,12 +70,12 @@ def _impl(ctx):
     probe = ctx.execute([python, "-c", _PROBE])
     if probe.return_code:
         fail("no Python with torch at %s; run ./tools/dev setup\n%s" % (python, probe.stderr))
-    include, torch, suffix = probe.stdout.strip().split("\n")
+    include, torch, suffix, version = probe.stdout.strip().split("\n")
     ctx.symlink(include, "python_include")
     ctx.symlink(torch + "/include", "torch_include")
     ctx.file("BUILD", _BUILD.format(torch = torch))
     ctx.file("python", "#!/bin/sh\nexec %s \"$@\"\n" % python, executable = True)
-    ctx.file("defs.bzl", "EXTENSION_SUFFIX = \"%s\"\n" % suffix)
+    ctx.file("defs.bzl", "EXTENSION_SUFFIX = \"%s\"\nTORCH_VERSION = \"%s\"\n" % (suffix, version))
 
 python_env = repository_rule(
     implementation = _impl,

@@ -2,7 +2,8 @@
 """Packs `import sparse_attention_hub` into a wheel.
 
   make_wheel.py --out sparse_attention_hub-0.1.0-cp311-cp311-linux_x86_64.whl \
-      --module _core.cpython-311-x86_64-linux-gnu.so --root python --license LICENSE --readme README.md \
+      --module _core.cpython-311-x86_64-linux-gnu.so --torch 2.11.0 --root python --license LICENSE \
+      --readme README.md \
       python/sparse_attention_hub/__init__.py ...
 
 The compiled module finds LibTorch in the torch wheel beside it and brings along the shared libraries of Debian that it
@@ -25,8 +26,7 @@ import zipfile
 
 PACKAGE = "sparse_attention_hub"
 SUMMARY = "Sparse attention for long-context language models: maskers, engines and a transformers adapter on a C++ core"
-# What the package itself needs, and what its parts ask for.
-REQUIRES = ["torch>=2.11,<2.12"]
+# What parts of the package ask for.
 EXTRAS = {
     "hf": ["transformers>=4.57", "PyYAML"],
     "plot": ["vl-convert-python>=1.9"],
@@ -73,7 +73,13 @@ def highest_versions(files: list[pathlib.Path]) -> str:
     return ", ".join(newest)
 
 
-def metadata(version: str, readme: str) -> str:
+def required_torch(built_with: str) -> str:
+    """The minor version that the module was built with: LibTorch's C++ interface changes with each."""
+    major, minor = map(int, built_with.split(".")[:2])
+    return f"torch>={major}.{minor},<{major}.{minor + 1}"
+
+
+def metadata(version: str, torch: str, readme: str) -> str:
     lines = [
         "Metadata-Version: 2.4",
         f"Name: {PACKAGE}",
@@ -86,7 +92,7 @@ def metadata(version: str, readme: str) -> str:
         "Classifier: Programming Language :: Python :: 3",
         "Classifier: Operating System :: POSIX :: Linux",
         "Description-Content-Type: text/markdown",
-        *(f"Requires-Dist: {requirement}" for requirement in REQUIRES),
+        f"Requires-Dist: {torch}",
     ]
     for extra, requirements in EXTRAS.items():
         lines.append(f"Provides-Extra: {extra}")
@@ -121,6 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, required=True, help="the wheel; its name is checked")
     parser.add_argument("--module", type=pathlib.Path, required=True, help="the compiled module")
+    parser.add_argument("--torch", required=True, help="version of torch that the module was built with")
     parser.add_argument("--root", type=pathlib.Path, required=True, help="folder that holds the package")
     parser.add_argument("--license", type=pathlib.Path, required=True)
     parser.add_argument("--readme", type=pathlib.Path, required=True)
@@ -152,7 +159,7 @@ def main() -> None:
     for source in sorted(args.sources):
         wheel.add(source.relative_to(args.root).as_posix(), source.read_bytes())
     wheel.add(f"{info}/licenses/LICENSE", args.license.read_bytes())
-    wheel.add(f"{info}/METADATA", metadata(version, args.readme.read_text()).encode())
+    wheel.add(f"{info}/METADATA", metadata(version, required_torch(args.torch), args.readme.read_text()).encode())
     wheel.add(f"{info}/WHEEL", f"Wheel-Version: 1.0\nGenerator: make_wheel\nRoot-Is-Purelib: false\nTag: {tag}\n".encode())
     wheel.close(f"{info}/RECORD")
     print(f"{args.out.name}: {args.out.stat().st_size / 2**20:.1f} MiB, {len(libraries)} bundled libraries, needs {symbols}")

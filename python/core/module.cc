@@ -3,6 +3,7 @@
 // torch.compile are registered beside it, in ops_*.cc, as torch.ops.sparse_attention_hub.
 #include <pybind11/eval.h>
 #include <pybind11/pybind11.h>
+#include <torch/version.h>
 
 #include "python/core/bindings.h"
 #include "python/core/status_error.h"
@@ -50,6 +51,7 @@ PyObject* ExceptionType(absl::StatusCode code) {
 
 PYBIND11_MODULE(_core, module) {
   module.doc() = "Sparse attention in C++: masks, maskers, engines, metrics.";
+  module.attr("torch_version") = TORCH_VERSION;  // that it was built with
   not_found_error = MakeNotFoundError(module).release().ptr();
   py::register_exception_translator([](std::exception_ptr thrown) {
     try {

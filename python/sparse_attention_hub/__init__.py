@@ -11,9 +11,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch as _torch  # noqa: F401  before _core, which finds LibTorch's symbols in the process
+import torch as _torch  # before _core, which finds LibTorch's symbols in the process
 
 from ._lazy import lazy_exports
+from ._torch_version import check as _check_torch_version
+
+_check_torch_version(_torch.__version__)
+
 from .metric_logging import JsonlSink, MemorySink, MicroMetricLogger
 from .plotting import Granularity, PlotGenerator
 from .sparse_attention import (

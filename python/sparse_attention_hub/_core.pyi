@@ -10,6 +10,9 @@ from typing import Any, Literal, Sequence as _Sequence
 
 import torch
 
+#: Of the torch that the module was built with.
+torch_version: str
+
 class NotFoundError(KeyError):
     """A named thing (a masker, a file, a metric) does not exist."""
 

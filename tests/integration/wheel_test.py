@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -94,7 +95,8 @@ def test_metadata() -> None:
     head = metadata.split("\n\n")[0].splitlines()
     assert "License-Expression: Apache-2.0" in head
     unconditional = [line for line in head if line.startswith("Requires-Dist") and "extra" not in line]
-    assert len(unconditional) == 1 and "torch" in unconditional[0]
+    minor = importlib.metadata.version("torch").split(".")[1]
+    assert unconditional == [f"Requires-Dist: torch>=2.{minor},<2.{int(minor) + 1}"]
     assert [line.split()[1] for line in head if line.startswith("Provides-Extra")] == ["hf", "plot", "sweep"]
 
 

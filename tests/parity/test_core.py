@@ -6,6 +6,8 @@ import copy
 import json
 import pathlib
 import pickle
+import subprocess
+import sys
 import threading
 import time
 
@@ -156,6 +158,14 @@ def test_sinks(tmp_path: pathlib.Path) -> None:
     assert memory.records() == []
     with pytest.raises(KeyError):
         _core.read_metric_log(str(tmp_path / "other.jsonl"))
+
+
+def test_another_torch_is_refused() -> None:
+    text = "import torch; torch.__version__ = '9.9.0+cpu'; import sparse_attention_hub"
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "is for torch " in done.stderr and "found torch 9.9.0+cpu" in done.stderr
+    assert torch.__version__.startswith(".".join(_core.torch_version.split(".")[:2]))
 
 
 def test_crc32c() -> None:
