@@ -209,6 +209,17 @@ class TestSinks:
         result = utils.apply_sink_bias(num, den, e, None, None, None, None, 1.0)
         assert result[0] is num and result[1] is den and result[2] is e
 
+    def test_may_be_left_out_by_keyword(self):
+        q, k, v = tensors()
+        five = dict(module=None, queries=q, keys=k, values=v, attention_mask=bias())
+        three = dict(scaling=SCALING, dropout=0.0, sparse_attention_mask=MASKS["dense"])
+        out, weights = utils.get_masked_attention_output(**five, **three, return_attention_weights=True)
+        expected, expected_weights = output_of(q, k, v, bias(), MASKS["dense"], return_attention_weights=True)
+        assert torch.equal(out, expected) and torch.equal(weights, expected_weights)
+        for name in three:
+            with pytest.raises(TypeError, match=name):
+                utils.get_masked_attention_output(**five, **{n: value for n, value in three.items() if n != name})
+
     def test_step_by_step(self):
         q, k, v = tensors()
         sinks, added = torch.tensor([0.5, -1.0, 2.0, 40.0]), bias()

@@ -13,7 +13,7 @@ of which the first `keys` columns count.
 
 from __future__ import annotations
 
-from typing import Any, Optional, Tuple
+from typing import Any, Optional, Tuple, overload
 
 import torch
 from torch import Tensor, nn
@@ -215,6 +215,7 @@ def apply_sink_bias(
     return num, den, exp_attention_weights
 
 
+@overload
 def get_masked_attention_output(
     module: Optional[nn.Module],
     queries: Tensor,
@@ -227,8 +228,42 @@ def get_masked_attention_output(
     sparse_attention_mask: Mask,
     return_attention_weights: bool = False,
     **kwargs: Any,
+) -> Tuple[Tensor, Optional[Tensor]]: ...
+
+
+@overload
+def get_masked_attention_output(
+    module: Optional[nn.Module],
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    attention_mask: Optional[Tensor],
+    *,
+    scaling: float,
+    dropout: float,
+    sparse_attention_mask: Mask,
+    return_attention_weights: bool = False,
+    **kwargs: Any,
+) -> Tuple[Tensor, Optional[Tensor]]: ...
+
+
+def get_masked_attention_output(
+    module: Optional[nn.Module],
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    attention_mask: Optional[Tensor],
+    sinks: Optional[Tensor] = None,
+    scaling: Optional[float] = None,
+    dropout: Optional[float] = None,
+    sparse_attention_mask: Optional[Mask] = None,
+    return_attention_weights: bool = False,
+    **kwargs: Any,
 ) -> Tuple[Tensor, Optional[Tensor]]:
     """Attention under `sparse_attention_mask`.
+
+    Everything up to `sparse_attention_mask` must be given, but for `sinks`, which an older call form lacks: there, what
+    comes after it is given by keyword.
 
     Args:
         module: Whether it trains decides on dropout; None: no dropout.
@@ -248,9 +283,12 @@ def get_masked_attention_output(
         row of weights sums to 1 less what a sink takes.
 
     Raises:
+        TypeError: `scaling`, `dropout` or `sparse_attention_mask` is missing.
         ValueError: `attention_mask` is bool, or shapes do not fit.
         AssertionError: `sinks` has another shape.
     """
+    if scaling is None or dropout is None or sparse_attention_mask is None:
+        raise TypeError("get_masked_attention_output() needs scaling, dropout and sparse_attention_mask")
     exp_attention_weights, row_maximum = _exponentials(
         queries, keys, attention_mask, scaling, sparse_attention_mask, dropout, _trains(module)
     )
