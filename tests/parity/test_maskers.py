@@ -205,6 +205,34 @@ def test_bool_masks_are_refused_where_their_meaning_is_not_fixed(name: str, mask
             masker.add_mask(**arguments, sparse_meta_data={}, previous_mask=empty(), layer_idx=0)
 
 
+@pytest.mark.parametrize("value", [True, False])
+def test_bool_masks_of_one_value_hide_nothing(name: str, masker: ResearchMasker, value: bool) -> None:
+    if name in ("quest", "socket"):  # True = forbidden
+        return
+    arguments = step()
+    without = masker.add_mask(**arguments, sparse_meta_data={}, previous_mask=empty(), layer_idx=0)
+    for shape in [(1, KEYS), (1, 1, QUERIES, KEYS), SHAPE]:
+        arguments["attention_mask"] = torch.full(shape, value)
+        mask = masker.add_mask(**arguments, sparse_meta_data={}, previous_mask=empty(), layer_idx=0)
+        assert torch.equal(mask.get_dense_mask(), without.get_dense_mask())
+
+
+def test_bool_masks_of_one_value_in_steps() -> None:
+    """The same where `add_mask` goes through methods that somebody replaced."""
+
+    class Scores(AdaptiveSamplingMasker):
+        seen: Any = "nothing yet"
+
+        def _compute_exp_attention_scores(self, queries: Any, keys: Any, scaling: float, attention_mask: Any) -> Any:
+            self.seen = attention_mask
+            return super()._compute_exp_attention_scores(queries, keys, scaling, attention_mask)
+
+    masker = Scores(AdaptiveSamplingMaskerConfig(0.2, 0.3, 0.3, 2, 2))
+    arguments = step() | {"attention_mask": torch.ones(1, KEYS, dtype=torch.bool)}
+    masker.add_mask(**arguments, sparse_meta_data={}, previous_mask=empty(), layer_idx=0)
+    assert masker.seen is None
+
+
 def test_meta_data_and_layer_where_they_are_needed(name: str, masker: ResearchMasker) -> None:
     full = Mask.create_full_mask(SHAPE, torch.float32, torch.device("cpu"))
     if name in NEED_META_DATA:

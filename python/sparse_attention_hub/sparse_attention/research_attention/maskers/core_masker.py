@@ -57,7 +57,8 @@ class CoreMasker(ResearchMasker):
     needs_meta_data: ClassVar[bool] = False
     #: Whether it remembers anything between steps.
     keeps_state: ClassVar[bool] = False
-    #: A bool attention mask: True = forbidden, the hub's meaning in these maskers; others refuse bool masks.
+    #: A bool attention mask: True = forbidden, the hub's meaning in these maskers; others refuse bool masks, except
+    #: those of one value throughout, which hide nothing.
     bool_mask_forbids: ClassVar[bool] = False
     #: Entries of `sparse_meta_data` in which the Python hub keeps what this masker remembers.
     state_entries: ClassVar[tuple[str, ...]] = ()
@@ -116,11 +117,8 @@ class CoreMasker(ResearchMasker):
         if self.adds_nothing():
             return previous_mask
         if self.steps_are_replaced():
-            if attention_mask is not None:
-                attention_mask = additive_mask(attention_mask, self.bool_mask_forbids, type(self).__name__)
-            return self._add_mask_in_steps(
-                keys, queries, attention_mask, scaling, sparse_meta_data, previous_mask, kwargs
-            )
+            bias = self._additive(attention_mask)
+            return self._add_mask_in_steps(keys, queries, bias, scaling, sparse_meta_data, previous_mask, kwargs)
         session = session_of(sparse_meta_data) if self.keeps_state else None
         mask = self._core.add_mask(inputs, previous_mask.to_core(), session, self._place)
         if sparse_meta_data is not None and session is not None and not mask.is_full:
@@ -194,12 +192,21 @@ class CoreMasker(ResearchMasker):
         kwargs: dict[str, Any],
     ) -> _core.AttentionInputs:
         """The step as the C++ library takes it."""
-        if attention_mask is not None:
-            attention_mask = additive_mask(attention_mask, self.bool_mask_forbids, type(self).__name__)
+        bias = self._additive(attention_mask)
         layer = kwargs.get("layer_idx")
         return _core.AttentionInputs(
-            queries, keys, values, bias=attention_mask, scale=scaling, layer=0 if layer is None else int(layer)
+            queries, keys, values, bias=bias, scale=scaling, layer=0 if layer is None else int(layer)
         )
+
+    def _additive(self, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+        """See `additive_mask`; None where nothing is hidden."""
+        if attention_mask is None:
+            return None
+        if attention_mask.dtype == torch.bool and not self.bool_mask_forbids:
+            # Whichever value allows, a mask of one value means that all keys are seen: nobody attends to none.
+            if bool(attention_mask.all()) or not bool(attention_mask.any()):
+                return None
+        return additive_mask(attention_mask, self.bool_mask_forbids, type(self).__name__)
 
 
 def additive_mask(attention_mask: torch.Tensor, bool_forbids: bool, name: str) -> torch.Tensor:
