@@ -38,6 +38,8 @@ from sparse_attention_hub.sparse_attention import (
     QuestTopKMaskerConfig,
     RandomSamplingMasker,
     RandomSamplingMaskerConfig,
+    ResearchAttention,
+    ResearchAttentionConfig,
     ResearchMasker,
     SamplingMasker,
     SinkMasker,
@@ -231,6 +233,33 @@ def test_bool_masks_of_one_value_in_steps() -> None:
     arguments = step() | {"attention_mask": torch.ones(1, KEYS, dtype=torch.bool)}
     masker.add_mask(**arguments, sparse_meta_data={}, previous_mask=empty(), layer_idx=0)
     assert masker.seen is None
+
+
+@pytest.mark.parametrize("name", sorted(NEED_META_DATA | {"double_sparsity"}))
+def test_validated_inputs_are_the_layer(name: str, masker: Any) -> None:
+    assert masker._validate_inputs({}, {"layer_idx": 3}) == 3
+    assert masker._validate_inputs({"anything": 1}, {"layer_idx": 0, "other": 2}) == 0
+
+
+def test_a_channel_file_is_read_at_the_first_step(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "channels.json"
+    path.write_text('{"note": 4}')
+    config = DoubleSparsityTopKMaskerConfig(5, str(path), group_factor=2)
+    masker = ResearchMasker.create_masker_from_config(config)
+    pipeline = ResearchAttention.create_from_config(ResearchAttentionConfig([config], seed=7))
+    assert masker.config is config and pipeline.maskers[0].config is config
+    full = Mask.create_full_mask(SHAPE, torch.float32, torch.device("cpu"))
+    assert masker.add_mask(**step(), sparse_meta_data={}, previous_mask=full, layer_idx=0) is full
+    with pytest.raises(ValueError, match="Channel data for note must be a list"):
+        masker.add_mask(**step(), sparse_meta_data={}, previous_mask=empty(), layer_idx=0)
+    with pytest.raises(ValueError, match="Channel data for note must be a list"):
+        pipeline.custom_attention(None, **step(), sparse_meta_data={}, layer_idx=0)
+    channel_file(tmp_path)  # now a good one
+    mask = masker.add_mask(**step(), sparse_meta_data={}, previous_mask=empty(), layer_idx=0)
+    assert bool((mask.get_dense_mask().sum(-1) == 5).all())
+    fresh = ResearchMasker.create_masker_from_config(config)
+    expected = fresh.add_mask(**step(), sparse_meta_data={}, previous_mask=empty(), layer_idx=0)
+    assert torch.equal(mask.get_dense_mask(), expected.get_dense_mask())
 
 
 def test_meta_data_and_layer_where_they_are_needed(name: str, masker: ResearchMasker) -> None:

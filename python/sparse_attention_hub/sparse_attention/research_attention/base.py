@@ -186,7 +186,7 @@ class ResearchAttention(SparseAttention):
                 masker._validate_inputs(sparse_meta_data, step.kwargs)
         inputs = step.core_inputs(maskers)
         session = session_of(sparse_meta_data) or _core.Session()
-        mask = _core.add_masks([m._core for m in maskers], [m._place for m in maskers], inputs, session)
+        mask = _core.add_masks([m.compiled() for m in maskers], [m._place for m in maskers], inputs, session)
         if sparse_meta_data is not None:
             for masker in maskers:
                 masker.show_state(sparse_meta_data, session, step.queries, step.keys, step.kwargs)

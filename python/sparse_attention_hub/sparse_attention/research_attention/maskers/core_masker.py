@@ -60,6 +60,8 @@ class CoreMasker(ResearchMasker):
     #: A bool attention mask: True = forbidden, the hub's meaning in these maskers; others refuse bool masks, except
     #: those of one value throughout, which hide nothing.
     bool_mask_forbids: ClassVar[bool] = False
+    #: Whether the C++ masker, which reads the files that the config names, is made at the first step, not at once.
+    reads_files_late: ClassVar[bool] = False
     #: Entries of `sparse_meta_data` in which the Python hub keeps what this masker remembers.
     state_entries: ClassVar[tuple[str, ...]] = ()
     #: Methods that `add_mask` consists of in the Python hub. Where one is replaced, by a subclass or on an object,
@@ -75,11 +77,22 @@ class CoreMasker(ResearchMasker):
     def __init__(self, config: MaskerConfig) -> None:
         super().__init__(config)
         self._place = next(_places)
-        self._core = self._make_core(PipelineOptions())
+        self.set_options(PipelineOptions())
 
     def set_options(self, options: PipelineOptions) -> None:
         """The pipeline's seed and selection, for maskers that are made one by one."""
-        self._core = self._make_core(options)
+        self._options = options
+        self._compiled = None if self.reads_files_late else self._make_core(options)
+
+    def compiled(self) -> _core.Masker:
+        """The C++ masker.
+
+        Raises:
+            ValueError: A file that the config names cannot be read.
+        """
+        if self._compiled is None:
+            self._compiled = self._make_core(self._options)
+        return self._compiled
 
     def _make_core(self, options: PipelineOptions) -> _core.Masker:
         return _core.Masker(json.dumps(self.config.to_entry()), **options.as_kwargs())
@@ -120,7 +133,7 @@ class CoreMasker(ResearchMasker):
             bias = self._additive(attention_mask)
             return self._add_mask_in_steps(keys, queries, bias, scaling, sparse_meta_data, previous_mask, kwargs)
         session = session_of(sparse_meta_data) if self.keeps_state else None
-        mask = self._core.add_mask(inputs, previous_mask.to_core(), session, self._place)
+        mask = self.compiled().add_mask(inputs, previous_mask.to_core(), session, self._place)
         if sparse_meta_data is not None and session is not None and not mask.is_full:
             self.show_state(sparse_meta_data, session, queries, keys, kwargs)
         return Mask.from_core(mask, previous_mask.dtype)
@@ -176,11 +189,14 @@ class CoreMasker(ResearchMasker):
         """
         raise KeyError(entry)
 
-    def _validate_inputs(self, sparse_meta_data: SparseMetaData | None, kwargs: dict[str, Any]) -> None:
+    def _validate_inputs(self, sparse_meta_data: SparseMetaData | None, kwargs: dict[str, Any]) -> int:
+        """The layer of a step."""
         if sparse_meta_data is None:
             raise ValueError("sparse_meta_data cannot be None")
-        if kwargs.get("layer_idx") is None:
+        layer: int | None = kwargs.get("layer_idx")
+        if layer is None:
             raise ValueError("layer_idx must be provided in kwargs")
+        return layer
 
     def attention_inputs(
         self,

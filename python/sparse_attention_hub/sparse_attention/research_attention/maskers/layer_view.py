@@ -20,8 +20,10 @@ LayerValue = torch.Tensor | None
 class Rememberer(Protocol):
     """A masker that shows what it remembers."""
 
-    _core: _core.Masker
     _place: int
+
+    def compiled(self) -> _core.Masker:
+        """The masker in the C++ library."""
 
     def state_entry(
         self, entry: str, remembered: dict[str, torch.Tensor], layer: int, heads: int, dtype: torch.dtype
@@ -41,7 +43,7 @@ class _Remembered:
         self.dtype = dtype
 
     def read(self, entry: str, layer: int) -> LayerValue:
-        remembered = self.masker._core.tensors(self.session, layer, self.masker._place)
+        remembered = self.masker.compiled().tensors(self.session, layer, self.masker._place)
         return self.masker.state_entry(entry, remembered, layer, self.heads, self.dtype)
 
 

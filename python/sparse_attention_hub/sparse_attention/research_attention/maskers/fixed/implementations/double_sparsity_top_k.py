@@ -48,6 +48,7 @@ class DoubleSparsityTopKMasker(CoreMasker, TopKMasker):
     config_class = DoubleSparsityTopKMaskerConfig
     needs_meta_data = True
     keeps_state = True
+    reads_files_late = True
 
     def __init__(self, config: MaskerConfig) -> None:
         assert isinstance(config, DoubleSparsityTopKMaskerConfig)
@@ -58,9 +59,11 @@ class DoubleSparsityTopKMasker(CoreMasker, TopKMasker):
         self.sorted_channels: torch.Tensor | None = None
         super().__init__(config)
 
-    def _validate_inputs(self, sparse_meta_data: SparseMetaData | None, kwargs: dict[str, Any]) -> None:
-        if not isinstance(kwargs.get("layer_idx"), int):
+    def _validate_inputs(self, sparse_meta_data: SparseMetaData | None, kwargs: dict[str, Any]) -> int:
+        layer = kwargs.get("layer_idx")
+        if not isinstance(layer, int):
             raise ValueError("layer_idx must be provided in kwargs")
+        return layer
 
     def _ensure_sorted_channel_is_loaded(self, layer_idx: int, device: torch.device | str) -> torch.Tensor:
         """The channels of a layer, int64 [heads, dim], kept in `sorted_channels`."""
