@@ -377,7 +377,7 @@ def test_unregistered_models(tmp_path, auto_model, caplog):
     with caplog.at_level(logging.WARNING):
         server.get_model("org/three", None, {})
     auto_model.from_pretrained.assert_called_once_with("org/three")
-    assert "org/three is not in the registry" in caplog.text
+    assert "org/three is not registered" in caplog.text
 
 
 def test_unregistered_models_that_are_not_allowed(tmp_path, auto_model):
@@ -385,6 +385,7 @@ def test_unregistered_models_that_are_not_allowed(tmp_path, auto_model):
     with pytest.raises(ModelCreationError, match="org/three") as error:
         server.get_model("org/three", None, {})
     assert isinstance(error.value.original_error, ModelRegistryError)
+    assert "org/three is not registered" in str(error.value.original_error)
     auto_model.from_pretrained.assert_not_called()
     server.get_model("org/two", None, {})
 

@@ -182,10 +182,10 @@ class ModelServerHF(ModelServer):
         entry = self._get_model_registry().get(model_name)
         if entry is None:
             if path:
-                self.logger.warning("model %s is not in the registry %s", model_name, path)
+                self.logger.warning("model %s is not registered in %s", model_name, path)
                 if not self.config.allow_unregistered_models:
                     raise ModelRegistryError(
-                        f"Model {model_name} is not in the registry {path}, and "
+                        f"Model {model_name} is not registered in {path}, and "
                         "allow_unregistered_models is False"
                     )
             return AutoModelForCausalLM, kwargs
