@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from unittest.mock import MagicMock, patch
+from unittest.mock import MagicMock, Mock, patch
 
 import pytest
 import torch
@@ -68,7 +68,19 @@ def test_arguments_reach_the_loaders(loaders):
 
 @pytest.mark.parametrize("cuda", [True, False])
 @pytest.mark.parametrize(
-    "device, gpu", [("cuda", 0), ("cuda:0", 0), ("cuda:3", 3), ("cuda:x", None), ("cpu", None), ("mps", None)]
+    "device, gpu",
+    [
+        ("cuda", 0),
+        ("cuda:0", 0),
+        ("cuda:3", 3),
+        ("cuda:x", None),
+        ("cpu", None),
+        ("mps", None),
+        (0, 0),
+        (2, 2),
+        (torch.device("cuda", 1), 1),
+        (torch.device("cpu"), None),
+    ],
 )
 def test_the_gpu_of_a_device(loaders, device, gpu, cuda):
     with patch("torch.cuda.is_available", return_value=cuda), patch(
@@ -76,6 +88,13 @@ def test_the_gpu_of_a_device(loaders, device, gpu, cuda):
     ) as get_model:
         ModelAdapterHF("some/model", None, device=device)
     assert get_model.call_args.args[1] == (None if device == "cuda" and not cuda else gpu)
+
+
+@pytest.mark.parametrize(
+    "device, name", [(3, "cuda:3"), (torch.device("cpu"), "cpu"), (torch.device("cuda", 1), "cuda:1"), ("cuda", "cuda")]
+)
+def test_the_device_is_kept_as_text(loaders, device, name):
+    assert ModelAdapterHF("some/model", None, device=device).device == name
 
 
 def test_the_attention_function_is_made_and_its_name_is_unique(loaders):
@@ -142,6 +161,42 @@ def test_the_attention_function_forwards_to_custom_attention(loaders):
     assert attention.kwargs["queries"] is q and attention.kwargs["s_aux"] == "sinks"
 
 
+def test_a_custom_attention_replaced_on_the_object_is_called(loaders):
+    """A pipeline of C++ maskers too then goes through its Python layer, and again past it afterwards."""
+    adapter = ModelAdapterHF("some/model", CONFIG, device="cpu")
+    function = adapter.get_custom_attention_function(adapter.sparse_attention)
+    q, k = torch.randn(1, 4, 1, 8), torch.randn(1, 2, 20, 8)
+    module = SimpleNamespace(layer_idx=0, num_key_value_groups=2, training=False)
+    with patch.object(adapter.sparse_attention, "custom_attention", return_value=("mine", None)) as replaced:
+        assert function(module, q, k, k, None, sparse_meta_data={}) == ("mine", None)
+    assert replaced.call_args.kwargs["layer_idx"] == 0 and replaced.call_args.kwargs["queries"] is q
+    out, _ = function(module, q, k, k, None, sparse_meta_data={})
+    assert out.shape == (1, 1, 4, 8)
+    replaced.assert_called_once()
+
+
+@pytest.mark.parametrize("added", [0, 1, None])
+def test_the_tokenizer_is_tried_out_only_if_it_adds_tokens(loaders, added):
+    model, tokenizer = loaders[0].from_pretrained.return_value, loaders[1].from_pretrained.return_value
+    cache = Mock()  # of a kind nobody knows
+    model.side_effect = lambda **kwargs: SimpleNamespace(logits=torch.tensor([[[0.0, 1.0]]]), past_key_values=cache)
+    model.generation_config = SimpleNamespace(eos_token_id=1)
+    model.device = torch.device("cpu")
+    tokenizer.chat_template = None
+    tokenizer.encode.side_effect = lambda text, return_tensors, add_special_tokens: torch.tensor([[len(text)]])
+    tokenizer.decode.side_effect = ["first", "second"]
+    if added is None:
+        del tokenizer.num_special_tokens_to_add  # it cannot tell
+    else:
+        tokenizer.num_special_tokens_to_add.return_value = added
+    adapter = ModelAdapterHF("some/model", None, device="cpu")
+    response = adapter.process_request(Request("a context", ["one", "two"]), {}, {})
+    assert response.responses == ["first", "second"]
+    texts = [call.args[0] for call in tokenizer.encode.call_args_list]
+    assert texts[-3:] == ["a context", "one", "two"]
+    assert len(texts) == (3 if added == 0 else 5)
+
+
 def test_a_request_through_stand_ins(loaders):
     """The calls of model and tokenizer for two questions of a chat model."""
     model, tokenizer = loaders[0].from_pretrained.return_value, loaders[1].from_pretrained.return_value
@@ -159,6 +214,7 @@ def test_a_request_through_stand_ins(loaders):
     tokenizer.encode.side_effect = lambda text, return_tensors, add_special_tokens: torch.tensor(
         [[1] * add_special_tokens + [ord(c) for c in text]]
     )
+    tokenizer.num_special_tokens_to_add.return_value = 1
     tokenizer.apply_chat_template.side_effect = lambda m, tokenize, add_generation_prompt: f"<{m[0]['content']}>"
     tokenizer.decode.side_effect = lambda ids, skip_special_tokens: str(list(ids))
     adapter = ModelAdapterHF("some/model", None, device="cpu")

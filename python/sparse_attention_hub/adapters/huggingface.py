@@ -57,7 +57,7 @@ class ModelAdapterHF(ModelAdapter):
     Attributes:
         model: The model, in evaluation mode when it answers.
         tokenizer: Its tokenizer; without a padding token the end-of-text token serves.
-        device: Where the model was asked to be.
+        device: Where the model was asked to be, as text ("cpu", "cuda:1").
         torch_dtype: `model_kwargs["torch_dtype"]`, float32 if it is not given.
         hybrid: Questions are read token by token, as layers with a recurrent state may need.
         random_separator: What finds the end of the context in a chat template.
@@ -69,7 +69,7 @@ class ModelAdapterHF(ModelAdapter):
         sparse_attention_config: SparseAttentionConfig | None,
         model_kwargs: dict[str, Any] | None = None,
         tokenizer_kwargs: dict[str, Any] | None = None,
-        device: str | None = None,
+        device: str | int | torch.device | None = None,
         hybrid: bool | None = None,
         **kwargs: Any,
     ) -> None:
@@ -80,7 +80,7 @@ class ModelAdapterHF(ModelAdapter):
             sparse_attention_config: None for dense attention only.
             model_kwargs: For the loading of the model.
             tokenizer_kwargs: For the loading of the tokenizer.
-            device: "cpu", "cuda" or "cuda:N"; default: CUDA if there is any.
+            device: "cpu", "cuda" or "cuda:N", or N alone, or a `torch.device`; default: CUDA if there is any.
             hybrid: See the attribute; default: whether the model has layers that keep a recurrent state.
             **kwargs: `model_registry_path` (YAML file of models), `allow_unregistered_models`.
 
@@ -98,7 +98,7 @@ class ModelAdapterHF(ModelAdapter):
         self.model_registry_path: str = path if isinstance(path, str) else ""
         allow = kwargs.get("allow_unregistered_models")
         self.allow_unregistered_models: bool = allow if isinstance(allow, bool) else True
-        self.device: str = device if device is not None else ("cuda" if torch.cuda.is_available() else "cpu")
+        self.device: str = _device_name(device)
         self.torch_dtype = self.model_kwargs.get("torch_dtype", torch.float32)
         self._server = server_for(
             ModelServerHF,
@@ -175,7 +175,12 @@ class ModelAdapterHF(ModelAdapter):
         return parts[0], parts[1]
 
     def _context_prefix(self) -> list[int]:
-        """What the tokenizer puts before a text."""
+        """What the tokenizer puts before a text. One that says that it adds no tokens is not tried out."""
+        added = getattr(self.tokenizer, "num_special_tokens_to_add", None)
+        if callable(added):
+            count = added()
+            if not isinstance(count, int) or count < 1:
+                return []
         plain = self._ids("a", special=False)
         whole = self._ids("a", special=True)
         starts = [i for i in range(len(whole) - len(plain) + 1) if whole[i : i + len(plain)] == plain]
@@ -272,7 +277,7 @@ class ModelAdapterHF(ModelAdapter):
             if "sparse_meta_data" not in kwargs:
                 raise ValueError("sparse_meta_data must be provided while calling model.forward()")
             meta = kwargs["sparse_meta_data"]
-            if native is None:
+            if native is None or "custom_attention" in vars(sparse_attention):  # replaced on this object
                 return sparse_attention.custom_attention(
                     module=module,
                     queries=queries,
@@ -428,6 +433,12 @@ class _NativePipeline:
             error = torch.linalg.vector_norm(dense - out.float()) / torch.linalg.vector_norm(dense)
             logger.log(OUTPUT_ERROR, float(error), metadata)
         return out, weights
+
+
+def _device_name(device: str | int | torch.device | None) -> str:
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return f"cuda:{device}" if isinstance(device, int) else str(device)
 
 
 def _gpu_of(device: str) -> int | None:

@@ -91,8 +91,8 @@ class CacheMark:
 
         self._cache = cache
         plain = getattr(cache_utils, "DynamicLayer", None)
-        layers = getattr(cache, "layers", None) or ()
-        self._appends = bool(layers) and all(type(layer) is plain for layer in layers)
+        layers: Any = getattr(cache, "layers", None)
+        self._appends = isinstance(layers, list) and bool(layers) and all(type(layer) is plain for layer in layers)
         self._length = int(cache.get_seq_length()) if self._appends else 0
 
     def restored(self, for_the_last_time: bool = False) -> Any:
