@@ -262,6 +262,25 @@ def test_a_channel_file_is_read_at_the_first_step(tmp_path: pathlib.Path) -> Non
     assert torch.equal(mask.get_dense_mask(), expected.get_dense_mask())
 
 
+@pytest.mark.parametrize("rows", [(1, 1, 1), (1, 1), (1,), (1, HEADS, 1)], ids=str)
+def test_one_row_of_an_attention_mask_counts_for_every_query(
+    name: str, masker: ResearchMasker, rows: tuple[int, ...]
+) -> None:
+    arguments = step()
+    one = torch.zeros(*rows, KEYS + 3)
+    one[..., 4:20] = -torch.inf
+    masks = []
+    for attention_mask in (one, one.expand(*rows[:-1], QUERIES, KEYS + 3).contiguous()):
+        arguments["attention_mask"] = attention_mask
+        masks.append(masker.add_mask(**arguments, sparse_meta_data={}, previous_mask=empty(), layer_idx=0))
+    assert torch.equal(masks[0].get_dense_mask(), masks[1].get_dense_mask())
+    arguments["attention_mask"] = None
+    free = masker.add_mask(**arguments, sparse_meta_data={}, previous_mask=empty(), layer_idx=0)
+    if name in ("oracle_top_k", "oracle_top_p", "hash_attention", "double_sparsity", "pq_cache", "socket"):
+        assert not masks[0].get_dense_mask()[..., 4:20].any()
+        assert free.get_dense_mask()[..., 4:20].any()
+
+
 def test_meta_data_and_layer_where_they_are_needed(name: str, masker: ResearchMasker) -> None:
     full = Mask.create_full_mask(SHAPE, torch.float32, torch.device("cpu"))
     if name in NEED_META_DATA:

@@ -171,6 +171,19 @@ def test_a_step_against_float64(dtype: torch.dtype) -> None:
         torch.testing.assert_close(output.double(), reference(mask), atol=0.03, rtol=0.05)
 
 
+def test_one_row_of_an_attention_mask_counts_for_every_query() -> None:
+    queries, keys, values, _, *rest = step()
+    one = torch.zeros(2, 1, 1, KEYS)
+    one[0, ..., 4:9] = -torch.inf
+    for attention in (make(SinkMaskerConfig(2), LocalMaskerConfig(4), OracleTopKConfig(6)), make()):
+        a, wa = attention.custom_attention(None, queries, keys, values, one, *rest, sparse_meta_data={})
+        each = one.expand(2, 1, QUERIES, KEYS).contiguous()
+        b, wb = attention.custom_attention(None, queries, keys, values, each, *rest, sparse_meta_data={})
+        assert torch.equal(a, b)
+        assert wa is not None and wb is not None and torch.equal(wa, wb)
+        assert not wa[0, ..., 4:9].any() and wa[1].any()
+
+
 def test_learned_sinks_take_mass_and_other_arguments_are_passed_on() -> None:
     sinks = torch.tensor([0.5, -1.0, 2.0, 0.0])
     attention = make(SinkMaskerConfig(2), LocalMaskerConfig(4))

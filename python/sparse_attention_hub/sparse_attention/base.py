@@ -39,7 +39,7 @@ class SparseAttention(ABC):
             queries: [batch, query heads, queries, dim].
             keys: [batch, KV heads, keys, dim].
             values: [batch, KV heads, keys, value dim].
-            attention_mask: Additive, [batch or 1, heads or 1, queries, >= keys], or None.
+            attention_mask: Additive, [batch or 1, heads or 1, queries or 1, >= keys], or None.
             scaling: Factor of the logits q.k.
             dropout: Of the attention weights while training.
             **kwargs: `layer_idx`, `sparse_meta_data`, and whatever else the host model passes.

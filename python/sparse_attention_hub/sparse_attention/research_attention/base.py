@@ -90,7 +90,7 @@ class _Step:
         bias = self.attention_mask
         if bias is not None:
             forbids = any(masker.bool_mask_forbids for masker in maskers)
-            bias = additive_mask(bias, forbids, "attention_mask")
+            bias = additive_mask(bias, self.queries.shape[2], forbids, "attention_mask")
         return _core.AttentionInputs(
             self.queries,
             self.keys,

@@ -7,8 +7,8 @@ nothing underflows. A full mask, and an empty one (nothing selected yet), mean d
 selected key gives zeros.
 
 Everything is computed in float32 and in C++ (`torch.ops.sparse_attention_hub`). Shapes: queries [batch, heads, queries,
-dim], keys and values [batch, KV heads, keys, dim], attention_mask additive [batch or 1, heads or 1, queries, >= keys],
-of which the first `keys` columns count.
+dim], keys and values [batch, KV heads, keys, dim], attention_mask additive [batch or 1, heads or 1, queries or 1, >=
+keys], of which the first `keys` columns count.
 """
 
 from __future__ import annotations

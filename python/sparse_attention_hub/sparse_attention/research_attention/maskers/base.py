@@ -177,7 +177,7 @@ class ResearchMasker(ABC):
             keys: [batch, KV heads, keys, dim].
             queries: [batch, query heads, queries, dim].
             values: [batch, KV heads, keys, value dim].
-            attention_mask: Additive, [batch or 1, heads or 1, queries, >= keys], or None.
+            attention_mask: Additive, [batch or 1, heads or 1, queries or 1, >= keys], or None.
             scaling: Factor of the logits q.k.
             dropout: Of the attention weights; no masker of this library uses it.
             sparse_meta_data: What maskers remember of the sequence, one dictionary a sequence, owned by the caller.

@@ -130,7 +130,7 @@ class CoreMasker(ResearchMasker):
         if self.adds_nothing():
             return previous_mask
         if self.steps_are_replaced():
-            bias = self._additive(attention_mask)
+            bias = self._additive(attention_mask, queries.shape[2])
             return self._add_mask_in_steps(keys, queries, bias, scaling, sparse_meta_data, previous_mask, kwargs)
         session = session_of(sparse_meta_data) if self.keeps_state else None
         mask = self.compiled().add_mask(inputs, previous_mask.to_core(), session, self._place)
@@ -208,13 +208,13 @@ class CoreMasker(ResearchMasker):
         kwargs: dict[str, Any],
     ) -> _core.AttentionInputs:
         """The step as the C++ library takes it."""
-        bias = self._additive(attention_mask)
+        bias = self._additive(attention_mask, queries.shape[2])
         layer = kwargs.get("layer_idx")
         return _core.AttentionInputs(
             queries, keys, values, bias=bias, scale=scaling, layer=0 if layer is None else int(layer)
         )
 
-    def _additive(self, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+    def _additive(self, attention_mask: torch.Tensor | None, queries: int) -> torch.Tensor | None:
         """See `additive_mask`; None where nothing is hidden."""
         if attention_mask is None:
             return None
@@ -222,28 +222,37 @@ class CoreMasker(ResearchMasker):
             # Whichever value allows, a mask of one value means that all keys are seen: nobody attends to none.
             if bool(attention_mask.all()) or not bool(attention_mask.any()):
                 return None
-        return additive_mask(attention_mask, self.bool_mask_forbids, type(self).__name__)
+        return additive_mask(attention_mask, queries, self.bool_mask_forbids, type(self).__name__)
 
 
-def additive_mask(attention_mask: torch.Tensor, bool_forbids: bool, name: str) -> torch.Tensor:
+def additive_mask(attention_mask: torch.Tensor, queries: int, bool_forbids: bool, name: str) -> torch.Tensor:
     """An attention mask of any rank as an additive one [batch or 1, heads or 1, queries, keys].
+
+    Args:
+        attention_mask: [batch or 1, heads or 1, queries or 1, keys], [batch or 1, queries or 1, keys] or
+            [queries or 1, keys]. One row for all queries is not copied.
+        queries: How many the step has.
+        bool_forbids: What True means in a bool mask; False: such a mask is refused.
+        name: Of who is called, for the error.
 
     Raises:
         ValueError: The mask is bool, and whoever is called does not say what True means.
     """
-    if attention_mask.dim() == 2:  # [queries, keys]
+    if attention_mask.dtype == torch.bool:
+        if not bool_forbids:
+            raise ValueError(
+                f"{name}: attention_mask must be additive (floating), got a bool mask: libraries disagree whether True "
+                "allows or forbids"
+            )
+        blank = torch.zeros(attention_mask.shape, dtype=torch.float32, device=attention_mask.device)
+        attention_mask = blank.masked_fill_(attention_mask, -torch.inf)
+    if attention_mask.dim() == 2:
         attention_mask = attention_mask[None, None]
-    elif attention_mask.dim() == 3:  # [batch, queries, keys]
+    elif attention_mask.dim() == 3:
         attention_mask = attention_mask[:, None]
-    if attention_mask.dtype != torch.bool:
-        return attention_mask
-    if not bool_forbids:
-        raise ValueError(
-            f"{name}: attention_mask must be additive (floating), got a bool mask: libraries disagree whether True "
-            "allows or forbids"
-        )
-    blank = torch.zeros(attention_mask.shape, dtype=torch.float32, device=attention_mask.device)
-    return blank.masked_fill_(attention_mask, -torch.inf)
+    if attention_mask.dim() == 4 and attention_mask.shape[2] == 1 and queries != 1:
+        attention_mask = attention_mask.expand(-1, -1, queries, -1)
+    return attention_mask
 
 
 def runs_in_core(masker: ResearchMasker) -> bool:

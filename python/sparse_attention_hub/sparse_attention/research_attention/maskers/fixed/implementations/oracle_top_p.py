@@ -9,7 +9,7 @@ import torch
 
 from .....utils.mask import Mask
 from ...base import AttentionTensorDimensions, MaskerRegistry, SparseMetaData
-from ...core_masker import CoreMasker
+from ...core_masker import CoreMasker, additive_mask
 from ..base import TopPMasker, TopPMaskerConfig
 
 
@@ -59,6 +59,10 @@ class OracleTopPMasker(CoreMasker, TopPMasker):
         scaling: float,
     ) -> torch.Tensor:
         """exp(logit - row maximum) outside `previous_dense_mask`, 0 inside: [batch, query heads, queries, keys]."""
+        if attention_mask is not None:
+            attention_mask = additive_mask(
+                attention_mask, queries.shape[2], self.bool_mask_forbids, type(self).__name__
+            )
         return torch.ops.sparse_attention_hub.remaining_mass(
             queries, keys, attention_mask, scaling, previous_dense_mask
         ).to(queries.dtype)

@@ -12,12 +12,12 @@ def allowed_keys(attention_mask: Tensor, keys: int) -> Tensor:
     """1 at the keys that a mask allows, 0 at others.
 
     Args:
-        attention_mask: [batch or 1, heads or 1, queries, >= keys], [batch, queries, >= keys] or [queries, >= keys]. Bool:
+        attention_mask: [batch or 1, heads or 1, queries or 1, >= keys], or without the first one or two dimensions. Bool:
             True forbids (in `transformers` it allows). Numbers: below 0 forbids.
         keys: The first columns, which count.
 
     Returns:
-        [batch or 1, heads or 1, queries, keys] of the mask's floating type; float32 of other types.
+        [batch or 1, heads or 1, queries or 1, keys] of the mask's floating type; float32 of other types.
 
     Raises:
         ValueError: The mask has another rank, or fewer columns.
