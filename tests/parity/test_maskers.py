@@ -262,6 +262,26 @@ def test_a_channel_file_is_read_at_the_first_step(tmp_path: pathlib.Path) -> Non
     assert torch.equal(mask.get_dense_mask(), expected.get_dense_mask())
 
 
+@pytest.mark.parametrize("low", [-torch.inf, torch.finfo(torch.float32).min, -1e9, -0.5])
+@pytest.mark.parametrize("name", ["quest", "socket"])
+def test_numbers_below_0_forbid_where_a_mask_is_not_added(name: str, tmp_path: pathlib.Path, low: float) -> None:
+    masker = ResearchMasker.create_masker_from_config(MAKERS[name](tmp_path))
+    arguments = step()
+    masks = []
+    for forbidden in (low, -torch.inf):
+        additive = torch.zeros(1, 1, QUERIES, KEYS)
+        additive[..., 8:40] = forbidden
+        additive[..., 40:] = 0.5
+        given = additive.clone()
+        arguments["attention_mask"] = additive
+        mask = masker.add_mask(**arguments, sparse_meta_data={}, previous_mask=empty(), layer_idx=0).get_dense_mask()
+        assert not mask[..., 8:40].any()
+        assert bool((mask.sum(-1) > 0).all())
+        assert torch.equal(additive, given)
+        masks.append(mask)
+    assert torch.equal(*masks)
+
+
 @pytest.mark.parametrize("rows", [(1, 1, 1), (1, 1), (1,), (1, HEADS, 1)], ids=str)
 def test_one_row_of_an_attention_mask_counts_for_every_query(
     name: str, masker: ResearchMasker, rows: tuple[int, ...]

@@ -26,12 +26,14 @@ from sparse_attention_hub.sparse_attention import (
     MaskerConfig,
     MaskerRegistry,
     OracleTopKConfig,
+    QuestTopKMaskerConfig,
     RandomSamplingMaskerConfig,
     ResearchAttention,
     ResearchAttentionConfig,
     ResearchMasker,
     SinkMasker,
     SinkMaskerConfig,
+    SocketMaskerConfig,
     SparseAttention,
     SparseAttentionConfig,
 )
@@ -184,6 +186,24 @@ def test_one_row_of_an_attention_mask_counts_for_every_query() -> None:
         assert not wa[0, ..., 4:9].any() and wa[1].any()
 
 
+@pytest.mark.parametrize("config", [QuestTopKMaskerConfig(8, 4), SocketMaskerConfig(6, 3, 6)], ids=["quest", "socket"])
+def test_a_bias_that_forbids_in_a_masker_is_added_in_attention(config: MaskerConfig) -> None:
+    """Quest and Socket take numbers below 0 for forbidden; attention adds them as they are."""
+    queries, keys, values, future, scale, _ = step()
+    bias = future.clone()
+    bias[..., 10:20] = -0.5
+    attention = make(SinkMaskerConfig(12), config)
+    output, weights = attention.custom_attention(None, queries, keys, values, bias, scale, 0.0, sparse_meta_data={})
+    mask = attention.build_mask(queries, keys, values, bias, scale, 0.0, sparse_meta_data={}).get_dense_mask()
+    assert bool((mask[..., :12] == 1).all()) and not mask[..., 12:20].any() and mask[..., 20:].any()
+    logits = queries.double() @ keys.double().repeat_interleave(HEADS // KV_HEADS, 1).transpose(2, 3) * scale
+    expected = (logits + bias.double()).masked_fill(mask == 0, -torch.inf).softmax(-1)
+    assert weights is not None
+    torch.testing.assert_close(weights.double(), expected, atol=1e-6, rtol=1e-5)
+    by_head = expected @ values.double().repeat_interleave(HEADS // KV_HEADS, 1)
+    torch.testing.assert_close(output.double(), by_head.transpose(1, 2), atol=1e-6, rtol=1e-5)
+
+
 def test_learned_sinks_take_mass_and_other_arguments_are_passed_on() -> None:
     sinks = torch.tensor([0.5, -1.0, 2.0, 0.0])
     attention = make(SinkMaskerConfig(2), LocalMaskerConfig(4))
@@ -275,6 +295,21 @@ def test_metrics(logger: MicroMetricLogger, tmp_path: pathlib.Path, python_maske
     expected = float((reference(mask) - dense).norm() / dense.norm())
     assert error[0]["value"] == pytest.approx(expected, rel=1e-5)
     assert error[2]["value"] < 1e-6
+
+
+def test_the_error_with_a_bool_mask(logger: MicroMetricLogger, tmp_path: pathlib.Path) -> None:
+    queries, keys, values, future, scale, _ = step()
+    outputs = []
+    for mask in (future < 0, future):
+        output, _ = make(SocketMaskerConfig(6, 3, 6)).custom_attention(
+            None, queries, keys, values, mask, scale, 0.0, sparse_meta_data={}
+        )
+        outputs.append(output)
+    logger.flush()
+    lines = [json.loads(line) for line in (tmp_path / "micro_metrics.jsonl").read_text().splitlines()]
+    errors = [line["value"] for line in lines if line["metric"] == "research_attention_output_error"]
+    assert torch.equal(*outputs)
+    assert errors[0] == errors[1] > 0
 
 
 def test_the_error_counts_learned_sinks(logger: MicroMetricLogger, tmp_path: pathlib.Path) -> None:

@@ -13,7 +13,7 @@ from ..base import SparseAttention, SparseAttentionConfig
 from ..utils.mask import Mask
 from ..utils.mask_attention_utils import get_masked_attention_output
 from .maskers.base import MaskerConfig, ResearchMasker, SparseMetaData
-from .maskers.core_masker import CoreMasker, PipelineOptions, additive_mask, runs_in_core, session_of
+from .maskers.core_masker import CoreMasker, PipelineOptions, additive_mask, has_low_terms, runs_in_core, session_of
 from .maskers.fixed import CausalMasker, FixedMaskerConfig
 from .maskers.sampling.base import SamplingMasker
 
@@ -89,7 +89,7 @@ class _Step:
     def core_inputs(self, maskers: Sequence[CoreMasker]) -> _core.AttentionInputs:
         bias = self.attention_mask
         if bias is not None:
-            forbids = any(masker.bool_mask_forbids for masker in maskers)
+            forbids = any(masker.mask_only_forbids for masker in maskers)
             bias = additive_mask(bias, self.queries.shape[2], forbids, "attention_mask")
         return _core.AttentionInputs(
             self.queries,
@@ -169,12 +169,19 @@ class ResearchAttention(SparseAttention):
             raise ValueError("sparse_meta_data must be provided in kwargs while calling custom_attention()")
         sparse_meta_data: SparseMetaData = kwargs.pop("sparse_meta_data")
         step = _Step(module, queries, keys, values, attention_mask, scaling, dropout, kwargs)
-        if step.drops_weights or not all(_is_core(masker) for masker in self.maskers):
-            output, weights, density = self._attend_in_python(step, sparse_meta_data)
-        else:
+        if self._runs_in_core(step):
             output, weights, density = self._attend_in_core(step, sparse_meta_data)
+        else:
+            output, weights, density = self._attend_in_python(step, sparse_meta_data)
         self._log(step, density, output)
         return output, weights
+
+    def _runs_in_core(self, step: _Step) -> bool:
+        """Whether the C++ library can do a step at once: with its own maskers, which agree on the attention mask."""
+        if step.drops_weights or not all(_is_core(masker) for masker in self.maskers):
+            return False
+        forbids = any(isinstance(masker, CoreMasker) and masker.mask_only_forbids for masker in self.maskers)
+        return not (forbids and step.attention_mask is not None and has_low_terms(step.attention_mask))
 
     def _attend_in_core(
         self, step: _Step, sparse_meta_data: SparseMetaData
@@ -263,7 +270,8 @@ class ResearchAttention(SparseAttention):
         if logger.is_metric_enabled(DENSITY):
             logger.log(DENSITY, density, metadata)
         if logger.is_metric_enabled(OUTPUT_ERROR):
-            dense, _ = _core.dense_attention(step.core_inputs([]))
+            maskers = [masker for masker in self.maskers if isinstance(masker, CoreMasker)]
+            dense, _ = _core.dense_attention(step.core_inputs(maskers))
             difference = dense.transpose(1, 2) - output.float()
             error = torch.linalg.vector_norm(difference) / torch.linalg.vector_norm(dense)
             logger.log(OUTPUT_ERROR, float(error), metadata)

@@ -57,9 +57,10 @@ class CoreMasker(ResearchMasker):
     needs_meta_data: ClassVar[bool] = False
     #: Whether it remembers anything between steps.
     keeps_state: ClassVar[bool] = False
-    #: A bool attention mask: True = forbidden, the hub's meaning in these maskers; others refuse bool masks, except
-    #: those of one value throughout, which hide nothing.
-    bool_mask_forbids: ClassVar[bool] = False
+    #: What an attention mask says: which keys are forbidden and nothing else, True and every number below 0, the hub's
+    #: meaning in these maskers. Others add it to the logits, and refuse bool masks, except those of one value
+    #: throughout, which hide nothing.
+    mask_only_forbids: ClassVar[bool] = False
     #: Whether the C++ masker, which reads the files that the config names, is made at the first step, not at once.
     reads_files_late: ClassVar[bool] = False
     #: Entries of `sparse_meta_data` in which the Python hub keeps what this masker remembers.
@@ -215,14 +216,16 @@ class CoreMasker(ResearchMasker):
         )
 
     def _additive(self, attention_mask: torch.Tensor | None, queries: int) -> torch.Tensor | None:
-        """See `additive_mask`; None where nothing is hidden."""
+        """The attention mask of a call as this masker reads it, with a row for each query; None: nothing is hidden."""
         if attention_mask is None:
             return None
-        if attention_mask.dtype == torch.bool and not self.bool_mask_forbids:
+        if self.mask_only_forbids and attention_mask.is_floating_point():
+            attention_mask = attention_mask.masked_fill(attention_mask < 0, -torch.inf)
+        if attention_mask.dtype == torch.bool and not self.mask_only_forbids:
             # Whichever value allows, a mask of one value means that all keys are seen: nobody attends to none.
             if bool(attention_mask.all()) or not bool(attention_mask.any()):
                 return None
-        return additive_mask(attention_mask, queries, self.bool_mask_forbids, type(self).__name__)
+        return additive_mask(attention_mask, queries, self.mask_only_forbids, type(self).__name__)
 
 
 def additive_mask(attention_mask: torch.Tensor, queries: int, bool_forbids: bool, name: str) -> torch.Tensor:
@@ -253,6 +256,14 @@ def additive_mask(attention_mask: torch.Tensor, queries: int, bool_forbids: bool
     if attention_mask.dim() == 4 and attention_mask.shape[2] == 1 and queries != 1:
         attention_mask = attention_mask.expand(-1, -1, queries, -1)
     return attention_mask
+
+
+def has_low_terms(attention_mask: torch.Tensor) -> bool:
+    """Whether numbers below 0 are in a mask which the C++ library adds, and does not take for forbidden."""
+    if not attention_mask.is_floating_point():
+        return False
+    forbidden = torch.finfo(attention_mask.dtype).min / 2
+    return bool(((attention_mask < 0) & (attention_mask > forbidden)).any())
 
 
 def runs_in_core(masker: ResearchMasker) -> bool:

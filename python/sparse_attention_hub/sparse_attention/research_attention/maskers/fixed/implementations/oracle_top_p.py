@@ -9,7 +9,7 @@ import torch
 
 from .....utils.mask import Mask
 from ...base import AttentionTensorDimensions, MaskerRegistry, SparseMetaData
-from ...core_masker import CoreMasker, additive_mask
+from ...core_masker import CoreMasker
 from ..base import TopPMasker, TopPMaskerConfig
 
 
@@ -60,9 +60,7 @@ class OracleTopPMasker(CoreMasker, TopPMasker):
     ) -> torch.Tensor:
         """exp(logit - row maximum) outside `previous_dense_mask`, 0 inside: [batch, query heads, queries, keys]."""
         if attention_mask is not None:
-            attention_mask = additive_mask(
-                attention_mask, queries.shape[2], self.bool_mask_forbids, type(self).__name__
-            )
+            attention_mask = self._additive_mask(attention_mask, queries)
         return torch.ops.sparse_attention_hub.remaining_mass(
             queries, keys, attention_mask, scaling, previous_dense_mask
         ).to(queries.dtype)

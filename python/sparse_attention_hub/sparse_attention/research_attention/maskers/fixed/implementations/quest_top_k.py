@@ -39,12 +39,12 @@ class QuestTopKMaskerConfig(TopKMaskerConfig):
 class QuestTopKMasker(CoreMasker, TopKMasker):
     """Keeps the pages of keys whose upper bound of the product with the query is highest.
 
-    Of a bool attention mask True means forbidden, as in the Python hub.
+    In an attention mask True and numbers below 0 mean forbidden, as in the Python hub; nothing is added to scores.
     """
 
     config_class = QuestTopKMaskerConfig
     keeps_state = True
-    bool_mask_forbids = True
+    mask_only_forbids = True
 
     def __init__(self, config: MaskerConfig) -> None:
         super().__init__(config)

@@ -38,12 +38,12 @@ class SocketMaskerConfig(TopKMaskerConfig):
 class SocketMasker(CoreMasker, TopKMasker):
     """Keeps the keys that share hash buckets with the query softly.
 
-    Of a bool attention mask True means forbidden, as in the Python hub.
+    In an attention mask True and numbers below 0 mean forbidden, as in the Python hub; nothing is added to scores.
     """
 
     config_class = SocketMaskerConfig
     keeps_state = True
-    bool_mask_forbids = True
+    mask_only_forbids = True
 
     def __init__(self, config: MaskerConfig) -> None:
         super().__init__(config)
