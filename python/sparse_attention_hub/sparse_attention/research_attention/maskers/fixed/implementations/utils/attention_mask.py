@@ -12,8 +12,8 @@ def allowed_keys(attention_mask: Tensor, keys: int) -> Tensor:
     """1 at the keys that a mask allows, 0 at others.
 
     Args:
-        attention_mask: [batch or 1, heads or 1, queries or 1, >= keys], or without the first one or two dimensions. Bool:
-            True forbids (in `transformers` it allows). Numbers: below 0 forbids.
+        attention_mask: [batch or 1, heads or 1, queries or 1, >= keys], or without the first one or two dimensions.
+            Bool: True forbids (in `transformers` it allows). Numbers: below 0 forbids.
         keys: The first columns, which count.
 
     Returns:
