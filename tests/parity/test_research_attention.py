@@ -215,6 +215,16 @@ def test_learned_sinks_take_mass_and_other_arguments_are_passed_on() -> None:
     assert bool((weights.sum(-1) < 1).all())
 
 
+def test_a_softcap_caps_the_logits(python_masker: KeepsEveryNthConfig) -> None:
+    queries, keys, values, future, scale, _ = step()
+    output, _ = make().custom_attention(None, *step(), sparse_meta_data={}, softcap=0.5)
+    repeated, v = (x.double().repeat_interleave(HEADS // KV_HEADS, 1) for x in (keys, values))
+    logits = 0.5 * torch.tanh(queries.double() @ repeated.transpose(2, 3) * scale / 0.5) + future.double()
+    torch.testing.assert_close(output.double(), (logits.softmax(-1) @ v).transpose(1, 2), atol=1e-6, rtol=1e-5)
+    with pytest.raises(NotImplementedError, match="softcap 0.5"):
+        make(python_masker).custom_attention(None, *step(), sparse_meta_data={}, softcap=0.5)
+
+
 def test_a_python_masker_works_with_those_of_the_library(python_masker: KeepsEveryNthConfig) -> None:
     mixed = make(SinkMaskerConfig(2), python_masker, OracleTopKConfig(4))
     mask = mixed.build_mask(*step(), sparse_meta_data={}).get_dense_mask()

@@ -97,6 +97,7 @@ class _Step:
             self.values,
             bias=bias,
             scale=self.scaling,
+            softcap=self.kwargs.get("softcap"),
             sink_logits=self.sinks,
             layer=max(0, int(self.kwargs.get("layer_idx") or 0)),
         )
@@ -209,7 +210,15 @@ class ResearchAttention(SparseAttention):
     def _attend_in_python(
         self, step: _Step, sparse_meta_data: SparseMetaData
     ) -> tuple[torch.Tensor, torch.Tensor | None, float]:
-        """Masker after masker, for those written in Python, and with dropout."""
+        """Masker after masker, for those written in Python, and with dropout.
+
+        Raises:
+            NotImplementedError: There is a softcap.
+        """
+        if step.kwargs.get("softcap") is not None:
+            raise NotImplementedError(
+                f"softcap {step.kwargs['softcap']} is supported where all maskers run in the C++ library, and without dropout"
+            )
         mask = self.build_mask(
             step.queries,
             step.keys,

@@ -59,8 +59,7 @@ class OracleTopPMasker(CoreMasker, TopPMasker):
         scaling: float,
     ) -> torch.Tensor:
         """exp(logit - row maximum) outside `previous_dense_mask`, 0 inside: [batch, query heads, queries, keys]."""
-        if attention_mask is not None:
-            attention_mask = self._additive_mask(attention_mask, queries)
+        attention_mask = self._additive(attention_mask, queries.shape[2])
         return torch.ops.sparse_attention_hub.remaining_mass(
             queries, keys, attention_mask, scaling, previous_dense_mask
         ).to(queries.dtype)
