@@ -215,6 +215,19 @@ def test_learned_sinks_take_mass_and_other_arguments_are_passed_on() -> None:
     assert bool((weights.sum(-1) < 1).all())
 
 
+@pytest.mark.parametrize("value", [True, False])
+def test_a_bool_mask_of_one_value_hides_nothing(value: bool) -> None:
+    queries, keys, values, _, scale, dropout = step()
+    run = lambda mask: make(SinkMaskerConfig(2), OracleTopKConfig(4)).custom_attention(  # noqa: E731
+        None, queries, keys, values, mask, scale, dropout, sparse_meta_data={}
+    )[0]
+    mask = torch.full((1, 1, QUERIES, KEYS), value)
+    assert torch.equal(run(mask), run(None))
+    mask[..., 3] = not value
+    with pytest.raises(ValueError, match="ResearchAttention: attention_mask must be additive"):
+        run(mask)
+
+
 def test_a_softcap_caps_the_logits(python_masker: KeepsEveryNthConfig) -> None:
     queries, keys, values, future, scale, _ = step()
     output, _ = make().custom_attention(None, *step(), sparse_meta_data={}, softcap=0.5)

@@ -90,7 +90,7 @@ class _Step:
         bias = self.attention_mask
         if bias is not None:
             forbids = any(masker.mask_only_forbids for masker in maskers)
-            bias = additive_mask(bias, self.queries.shape[2], forbids, "attention_mask")
+            bias = additive_mask(bias, self.queries.shape[2], forbids, "ResearchAttention")
         return _core.AttentionInputs(
             self.queries,
             self.keys,

@@ -39,6 +39,19 @@ class PipelineOptions:
         return {"seed": self.seed, "selection": self.selection, "group_reduce": self.group_reduce}
 
 
+@dataclass(frozen=True)
+class MaskerCall:
+    """The arguments of one `add_mask`, its attention mask additive with a row for each query."""
+
+    keys: torch.Tensor
+    queries: torch.Tensor
+    attention_mask: torch.Tensor | None
+    scaling: float
+    sparse_meta_data: SparseMetaData | None
+    previous_mask: Mask
+    kwargs: dict[str, Any]
+
+
 def session_of(sparse_meta_data: SparseMetaData | None) -> _core.Session | None:
     """The session in a sequence's dictionary, made at the first use; None without a dictionary."""
     if sparse_meta_data is None:
@@ -132,7 +145,9 @@ class CoreMasker(ResearchMasker):
             return previous_mask
         if self.steps_are_replaced():
             bias = self._additive(attention_mask, queries.shape[2])
-            return self._add_mask_in_steps(keys, queries, bias, scaling, sparse_meta_data, previous_mask, kwargs)
+            return self._add_mask_in_steps(
+                MaskerCall(keys, queries, bias, scaling, sparse_meta_data, previous_mask, kwargs)
+            )
         session = session_of(sparse_meta_data) if self.keeps_state else None
         mask = self.compiled().add_mask(inputs, previous_mask.to_core(), session, self._place)
         if sparse_meta_data is not None and session is not None and not mask.is_full:
@@ -150,16 +165,7 @@ class CoreMasker(ResearchMasker):
             name in own or getattr(type(self), name) is not original for name, original in self._library_steps.items()
         )
 
-    def _add_mask_in_steps(
-        self,
-        keys: torch.Tensor,
-        queries: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        scaling: float,
-        sparse_meta_data: SparseMetaData | None,
-        previous_mask: Mask,
-        kwargs: dict[str, Any],
-    ) -> Mask:
+    def _add_mask_in_steps(self, call: MaskerCall) -> Mask:
         """What `add_mask` does through `steps`; maskers that name steps define it."""
         raise NotImplementedError(f"{type(self).__name__} has no steps")
 
@@ -221,28 +227,28 @@ class CoreMasker(ResearchMasker):
             return None
         if self.mask_only_forbids and attention_mask.is_floating_point():
             attention_mask = attention_mask.masked_fill(attention_mask < 0, -torch.inf)
-        if attention_mask.dtype == torch.bool and not self.mask_only_forbids:
-            # Whichever value allows, a mask of one value means that all keys are seen: nobody attends to none.
-            if bool(attention_mask.all()) or not bool(attention_mask.any()):
-                return None
         return additive_mask(attention_mask, queries, self.mask_only_forbids, type(self).__name__)
 
 
-def additive_mask(attention_mask: torch.Tensor, queries: int, bool_forbids: bool, name: str) -> torch.Tensor:
-    """An attention mask of any rank as an additive one [batch or 1, heads or 1, queries, keys].
+def additive_mask(attention_mask: torch.Tensor, queries: int, bool_forbids: bool, name: str) -> torch.Tensor | None:
+    """An attention mask of any rank as an additive one [batch or 1, heads or 1, queries, keys]; None: nothing is hidden.
 
     Args:
         attention_mask: [batch or 1, heads or 1, queries or 1, keys], [batch or 1, queries or 1, keys] or
             [queries or 1, keys]. One row for all queries is not copied.
         queries: How many the step has.
-        bool_forbids: What True means in a bool mask; False: such a mask is refused.
+        bool_forbids: Whether True forbids in a bool mask; else it may mean either, and only a mask of one value
+            throughout, which hides nothing, is taken.
         name: Of who is called, for the error.
 
     Raises:
-        ValueError: The mask is bool, and whoever is called does not say what True means.
+        ValueError: The mask is bool, of both values, and whoever is called does not say what True means.
     """
     if attention_mask.dtype == torch.bool:
         if not bool_forbids:
+            # Whichever value allows, a mask of one value means that all keys are seen: nobody attends to none.
+            if bool(attention_mask.all()) or not bool(attention_mask.any()):
+                return None
             raise ValueError(
                 f"{name}: attention_mask must be additive (floating), got a bool mask: libraries disagree whether True "
                 "allows or forbids"

@@ -10,7 +10,7 @@ from .....utils.hashattention_utils import load_hat_weights
 from .....utils.kv_utils import _get_num_key_value_groups, repeat_kv
 from .....utils.mask import Mask
 from ...base import SparseMetaData
-from ...core_masker import CoreMasker
+from ...core_masker import CoreMasker, MaskerCall
 from ...layer_view import LayerValue, entry_of_layer, new_keys_of, per_query_head
 from ..base import TopKMasker
 
@@ -136,28 +136,19 @@ class HashAttentionMethods(CoreMasker, TopKMasker):
         scores: torch.Tensor = _ops.signature_scores(of_queries, of_keys, attention_mask, previous_dense_mask)
         return scores
 
-    def _add_mask_in_steps(
-        self,
-        keys: torch.Tensor,
-        queries: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        scaling: float,
-        sparse_meta_data: SparseMetaData | None,
-        previous_mask: Mask,
-        kwargs: dict[str, Any],
-    ) -> Mask:
-        assert sparse_meta_data is not None
-        dims = self._extract_tensor_dimensions(keys, queries)
+    def _add_mask_in_steps(self, call: MaskerCall) -> Mask:
+        assert call.sparse_meta_data is not None
+        dims = self._extract_tensor_dimensions(call.keys, call.queries)
         size = self._calculate_effective_heavy_size(dims.seq_len_keys)
         if dims.seq_len_keys <= size:
-            return self._create_full_mask(dims, previous_mask.dtype, queries.device)
-        previous = previous_mask.get_dense_mask()
+            return self._create_full_mask(dims, call.previous_mask.dtype, call.queries.device)
+        previous = call.previous_mask.get_dense_mask()
         scores = self._compute_hashattention_score(
-            queries, keys, attention_mask, previous, sparse_meta_data, **kwargs
+            call.queries, call.keys, call.attention_mask, previous, call.sparse_meta_data, **call.kwargs
         )
-        top = self._get_topk_indices_from_inactive_positions(scores, previous_mask, size)
-        added = self._create_mask_from_rowise_indices(dims, top, queries.device, previous_mask.dtype)
-        return previous_mask.merge_mask(added, inplace=False)
+        top = self._get_topk_indices_from_inactive_positions(scores, call.previous_mask, size)
+        added = self._create_mask_from_rowise_indices(dims, top, call.queries.device, call.previous_mask.dtype)
+        return call.previous_mask.merge_mask(added, inplace=False)
 
     def state_entry(
         self, entry: str, remembered: dict[str, torch.Tensor], layer: int, heads: int, dtype: torch.dtype

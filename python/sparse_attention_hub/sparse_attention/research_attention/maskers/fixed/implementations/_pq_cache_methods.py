@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from .....utils.mask import Mask
 from ...base import AttentionTensorDimensions, SparseMetaData
-from ...core_masker import CoreMasker
+from ...core_masker import CoreMasker, MaskerCall
 from ...layer_view import LayerValue, entry_of_layer
 from ..base import TopKMasker
 from .utils.pq_utils import ip2l2_augment, kmeans_batched_pytorch
@@ -147,29 +145,20 @@ class PQCacheMethods(CoreMasker, TopKMasker):
         top = _ops.top_k_outside(scores, previous, effective_heavy_size)
         return self._create_mask_from_rowise_indices(dims, top + self.init_offset, device, previous_mask.dtype)
 
-    def _add_mask_in_steps(
-        self,
-        keys: torch.Tensor,
-        queries: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        scaling: float,
-        sparse_meta_data: SparseMetaData | None,
-        previous_mask: Mask,
-        kwargs: dict[str, Any],
-    ) -> Mask:
-        assert sparse_meta_data is not None
-        layer = kwargs["layer_idx"]
-        dims = self._extract_tensor_dimensions(keys, queries)
+    def _add_mask_in_steps(self, call: MaskerCall) -> Mask:
+        assert call.sparse_meta_data is not None
+        layer = call.kwargs["layer_idx"]
+        dims = self._extract_tensor_dimensions(call.keys, call.queries)
         size = self._calculate_effective_heavy_size(dims.seq_len_keys)
         if self._should_use_full_attention(dims, size):
-            return self._create_full_mask(dims, previous_mask.dtype, queries.device)
-        if entry_of_layer(sparse_meta_data, _CENTROIDS, layer) is None:
-            centroids, codebook = self._perform_kmeans_clustering(keys, layer, sparse_meta_data)
+            return self._create_full_mask(dims, call.previous_mask.dtype, call.queries.device)
+        if entry_of_layer(call.sparse_meta_data, _CENTROIDS, layer) is None:
+            centroids, codebook = self._perform_kmeans_clustering(call.keys, layer, call.sparse_meta_data)
         else:
-            centroids, codebook = self._handle_incremental_keys(keys, layer, sparse_meta_data)
-        scores = self._compute_pq_scores(queries, keys, centroids, codebook)
-        added = self._create_pq_mask(dims, scores, size, previous_mask, queries.device)
-        return previous_mask.merge_mask(added, inplace=False)
+            centroids, codebook = self._handle_incremental_keys(call.keys, layer, call.sparse_meta_data)
+        scores = self._compute_pq_scores(call.queries, call.keys, centroids, codebook)
+        added = self._create_pq_mask(dims, scores, size, call.previous_mask, call.queries.device)
+        return call.previous_mask.merge_mask(added, inplace=False)
 
     def _should_use_full_attention(self, dims: AttentionTensorDimensions, heavy_size: int) -> bool:
         besides = self.init_offset + dims.seq_len_queries + 2**self.pq_bits

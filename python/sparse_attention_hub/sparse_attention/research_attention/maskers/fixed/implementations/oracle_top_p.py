@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import torch
 
 from .....utils.mask import Mask
-from ...base import AttentionTensorDimensions, MaskerRegistry, SparseMetaData
-from ...core_masker import CoreMasker
+from ...base import AttentionTensorDimensions, MaskerRegistry
+from ...core_masker import CoreMasker, MaskerCall
 from ..base import TopPMasker, TopPMaskerConfig
 
 
@@ -68,23 +68,14 @@ class OracleTopPMasker(CoreMasker, TopPMasker):
         """The least score that belongs to the top `top_p` of each row's sum: scores [..., keys] to [..., 1]."""
         return torch.ops.sparse_attention_hub.top_p_thresholds(scores, top_p).to(scores.dtype)
 
-    def _add_mask_in_steps(
-        self,
-        keys: torch.Tensor,
-        queries: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        scaling: float,
-        sparse_meta_data: SparseMetaData | None,
-        previous_mask: Mask,
-        kwargs: dict[str, Any],
-    ) -> Mask:
-        dims = self._extract_tensor_dimensions(keys, queries)
+    def _add_mask_in_steps(self, call: MaskerCall) -> Mask:
+        dims = self._extract_tensor_dimensions(call.keys, call.queries)
         if self._should_use_full_attention(dims):
-            return self._create_full_mask(dims, previous_mask.dtype, queries.device)
-        previous = previous_mask.get_dense_mask()
-        scores = self._compute_exp_attention_scores(keys, queries, previous, attention_mask, scaling)
+            return self._create_full_mask(dims, call.previous_mask.dtype, call.queries.device)
+        previous = call.previous_mask.get_dense_mask()
+        scores = self._compute_exp_attention_scores(call.keys, call.queries, previous, call.attention_mask, call.scaling)
         selected = scores >= self._compute_top_p_thresholds(scores, self.top_p)
         added = Mask.create_mask_from_dense_mask(
-            tuple(selected.shape), selected.to(previous_mask.dtype), previous_mask.dtype
+            tuple(selected.shape), selected.to(call.previous_mask.dtype), call.previous_mask.dtype
         )
-        return previous_mask.merge_mask(added, inplace=False)
+        return call.previous_mask.merge_mask(added, inplace=False)

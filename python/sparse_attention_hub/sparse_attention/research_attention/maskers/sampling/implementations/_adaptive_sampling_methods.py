@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from .....utils.mask import Mask
 from .....utils.mask_attention_utils import apply_inv_mask_sum, create_sampling_mask_with_per_head_budget
-from ...base import SparseMetaData
-from ...core_masker import CoreMasker
+from ...core_masker import CoreMasker, MaskerCall
 from ..base import SamplingMasker
 
 _ops = torch.ops.sparse_attention_hub
@@ -112,21 +109,12 @@ class AdaptiveSamplingMethods(CoreMasker, SamplingMasker):
         )
         return budget
 
-    def _add_mask_in_steps(
-        self,
-        keys: torch.Tensor,
-        queries: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        scaling: float,
-        sparse_meta_data: SparseMetaData | None,
-        previous_mask: Mask,
-        kwargs: dict[str, Any],
-    ) -> Mask:
-        dims = self._extract_tensor_dimensions(keys, queries)
+    def _add_mask_in_steps(self, call: MaskerCall) -> Mask:
+        dims = self._extract_tensor_dimensions(call.keys, call.queries)
         start, end, count = self._get_sampling_range(dims.seq_len_keys)
         if self.should_return_full_mask(count):
-            return self._create_full_mask(dims, previous_mask.dtype, queries.device)
-        exponentials = self._compute_exp_attention_scores(queries, keys, scaling, attention_mask)
+            return self._create_full_mask(dims, call.previous_mask.dtype, call.queries.device)
+        exponentials = self._compute_exp_attention_scores(call.queries, call.keys, call.scaling, call.attention_mask)
         base = self._get_base_sample_count(count)
         base_mask, deviation = self._get_std_estimate_using_base_sample(
             exponentials,
@@ -137,12 +125,12 @@ class AdaptiveSamplingMethods(CoreMasker, SamplingMasker):
             start,
             end,
             base,
-            previous_mask.dtype,
+            call.previous_mask.dtype,
         )
-        total = apply_inv_mask_sum(exponentials, previous_mask) + apply_inv_mask_sum(exponentials, base_mask)
+        total = apply_inv_mask_sum(exponentials, call.previous_mask) + apply_inv_mask_sum(exponentials, base_mask)
         budget = self._compute_adaptive_budget(deviation, total, count).clamp(min(base, count), count)
-        probability = (budget / count).to(previous_mask.dtype)
+        probability = (budget / count).to(call.previous_mask.dtype)
         sampled = create_sampling_mask_with_per_head_budget(
-            budget, probability, dims.seq_len_keys, start, end, previous_mask.dtype
+            budget, probability, dims.seq_len_keys, start, end, call.previous_mask.dtype
         )
-        return previous_mask.merge_mask(sampled, inplace=False)
+        return call.previous_mask.merge_mask(sampled, inplace=False)

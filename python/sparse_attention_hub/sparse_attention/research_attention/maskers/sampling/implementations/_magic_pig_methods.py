@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from .....utils.kv_utils import _get_num_key_value_groups, repeat_kv
 from .....utils.mask import Mask
 from ...base import SparseMetaData
-from ...core_masker import CoreMasker
+from ...core_masker import CoreMasker, MaskerCall
 from ...layer_view import LayerValue, entry_of_layer, new_keys_of, per_query_head
 from ..base import SamplingMasker
 
@@ -142,27 +140,18 @@ class MagicPigMethods(CoreMasker, SamplingMasker):
             return self._compute_matches_int64(of_keys, of_queries)
         return self._compute_matches_float32(of_keys, of_queries)
 
-    def _add_mask_in_steps(
-        self,
-        keys: torch.Tensor,
-        queries: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        scaling: float,
-        sparse_meta_data: SparseMetaData | None,
-        previous_mask: Mask,
-        kwargs: dict[str, Any],
-    ) -> Mask:
-        assert sparse_meta_data is not None
-        layer = kwargs["layer_idx"]
-        repeated = repeat_kv(keys, _get_num_key_value_groups(queries, keys))
-        centred = self._center_KQ(repeated, queries, sparse_meta_data, layer)
+    def _add_mask_in_steps(self, call: MaskerCall) -> Mask:
+        assert call.sparse_meta_data is not None
+        layer = call.kwargs["layer_idx"]
+        repeated = repeat_kv(call.keys, _get_num_key_value_groups(call.queries, call.keys))
+        centred = self._center_KQ(repeated, call.queries, call.sparse_meta_data, layer)
         on_sphere = self._transform_for_mips(*centred)
         probabilities = self._compute_probabilities(*on_sphere)
-        weights = self._compute_lsh_matches(*on_sphere, sparse_meta_data, layer) * probabilities
+        weights = self._compute_lsh_matches(*on_sphere, call.sparse_meta_data, layer) * probabilities
         added = Mask.create_mask_from_dense_mask(
-            tuple(weights.shape), weights.to(previous_mask.dtype), previous_mask.dtype
+            tuple(weights.shape), weights.to(call.previous_mask.dtype), call.previous_mask.dtype
         )
-        return previous_mask.merge_mask(added, inplace=False)
+        return call.previous_mask.merge_mask(added, inplace=False)
 
     def state_entry(
         self, entry: str, remembered: dict[str, torch.Tensor], layer: int, heads: int, dtype: torch.dtype
