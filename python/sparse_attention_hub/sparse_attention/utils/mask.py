@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Optional, Sequence, Tuple, TypeVar, Union
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ _CPU = torch.device("cpu")
 _MASK_TYPES = ("dense", "index")
 
 Device = Union[torch.device, str]
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 class Mask:
@@ -392,26 +393,15 @@ class Mask:
         Raises:
             ValueError: The shape or `mode` is wrong.
         """
-        if mode == "dense":
-            return self.apply_mask_dense(input_tensor)
-        if mode == "sparse":
-            return self.apply_mask_sparse(input_tensor)
-        raise ValueError(f"Invalid mode: {mode}; it must be 'dense' or 'sparse'")
+        return self._by_mode(mode, self.apply_mask_dense, self.apply_mask_sparse)(input_tensor)
 
     def apply_mask_dense(self, input_tensor: Tensor) -> Tensor:
         """`apply_mask` by the dense representation."""
-        if self._passes(input_tensor):
-            return input_tensor
-        result: Tensor = _ops.mask_apply_dense(input_tensor, self.get_dense_mask())
-        return result
+        return self._applied_dense(_ops.mask_apply_dense, input_tensor)
 
     def apply_mask_sparse(self, input_tensor: Tensor) -> Tensor:
         """`apply_mask` by the index representation."""
-        if self._passes(input_tensor):
-            return input_tensor
-        indices, _, data = self.get_index_mask()
-        result: Tensor = _ops.mask_apply_index(input_tensor, indices, data)
-        return result
+        return self._applied_index(_ops.mask_apply_index, input_tensor)
 
     def apply_inv_mask(self, input_tensor: Tensor, mode: str = "dense") -> Tensor:
         """`input_tensor` over (weight + 1e-6) where the weight is not 0, and 0 elsewhere, whatever stands there.
@@ -425,26 +415,33 @@ class Mask:
         Raises:
             ValueError: The shape or `mode` is wrong.
         """
-        if mode == "dense":
-            return self.apply_inv_mask_dense(input_tensor)
-        if mode == "sparse":
-            return self.apply_inv_mask_sparse(input_tensor)
-        raise ValueError(f"Invalid mode: {mode}; it must be 'dense' or 'sparse'")
+        return self._by_mode(mode, self.apply_inv_mask_dense, self.apply_inv_mask_sparse)(input_tensor)
 
     def apply_inv_mask_dense(self, input_tensor: Tensor) -> Tensor:
         """`apply_inv_mask` by the dense representation."""
-        if self._passes(input_tensor):
-            return input_tensor
-        result: Tensor = _ops.mask_apply_inverse_dense(input_tensor, self.get_dense_mask())
-        return result
+        return self._applied_dense(_ops.mask_apply_inverse_dense, input_tensor)
 
     def apply_inv_mask_sparse(self, input_tensor: Tensor) -> Tensor:
         """`apply_inv_mask` by the index representation."""
+        return self._applied_index(_ops.mask_apply_inverse_index, input_tensor)
+
+    def _applied_dense(self, operator: Any, input_tensor: Tensor) -> Tensor:
+        return input_tensor if self._passes(input_tensor) else operator(input_tensor, self.get_dense_mask())
+
+    def _applied_index(self, operator: Any, input_tensor: Tensor) -> Tensor:
         if self._passes(input_tensor):
             return input_tensor
         indices, _, data = self.get_index_mask()
-        result: Tensor = _ops.mask_apply_inverse_index(input_tensor, indices, data)
+        result: Tensor = operator(input_tensor, indices, data)
         return result
+
+    @staticmethod
+    def _by_mode(mode: str, dense: _Method, sparse: _Method) -> _Method:
+        if mode == "dense":
+            return dense
+        if mode == "sparse":
+            return sparse
+        raise ValueError(f"Invalid mode: {mode}; it must be 'dense' or 'sparse'")
 
     # Merging.
 
@@ -464,11 +461,7 @@ class Mask:
         Raises:
             ValueError: The shapes differ, or `mode` is wrong.
         """
-        if mode == "dense":
-            return self.merge_mask_dense(other_mask, inplace)
-        if mode == "sparse":
-            return self.merge_mask_sparse(other_mask, inplace)
-        raise ValueError(f"Invalid mode: {mode}; it must be 'dense' or 'sparse'")
+        return self._by_mode(mode, self.merge_mask_dense, self.merge_mask_sparse)(other_mask, inplace)
 
     def merge_mask_dense(self, other_mask: Mask, inplace: bool) -> Mask:
         """`merge_mask` to the dense representation."""
