@@ -203,18 +203,25 @@ def additive_mask(mask: torch.Tensor | None, query: torch.Tensor, key: torch.Ten
         return None
     keys = key.shape[2]
     if is_facts(mask):
-        facts = read_facts(mask)
-        device = query.device
-        at = torch.arange(query.shape[2], device=device)[:, None] + facts.query_offset
-        of = torch.arange(keys, device=device)[None, :] + facts.key_offset
-        seen = of <= at
-        if facts.window is not None:
-            seen = seen & (of > at - facts.window)
-        paddings = torch.tensor(facts.paddings, device=device)[:, None, None, None]
-        mask = seen[None, None] & (of[None, None] >= paddings)
+        seen = seen_keys(read_facts(mask), query.shape[2], keys, query.device)
+    elif mask.dtype == torch.bool:
+        seen = mask[..., :keys]
     else:
-        mask = mask[..., :keys]
-    if mask.dtype != torch.bool:
-        return mask
-    lowest = torch.finfo(query.dtype).min
-    return torch.zeros(mask.shape, dtype=query.dtype, device=mask.device).masked_fill_(~mask, lowest)
+        return mask[..., :keys]
+    return additive_of(seen, query.dtype)
+
+
+def seen_keys(facts: MaskFacts, queries: int, keys: int, device: torch.device) -> torch.Tensor:
+    """Which of a layer's keys each query sees, bool [batch, 1, queries, keys]."""
+    at = torch.arange(queries, device=device)[:, None] + facts.query_offset
+    of = torch.arange(keys, device=device)[None, :] + facts.key_offset
+    seen = of <= at
+    if facts.window is not None:
+        seen = seen & (of > at - facts.window)
+    paddings = torch.tensor(facts.paddings, device=device)[:, None, None, None]
+    return seen[None, None] & (of[None, None] >= paddings)
+
+
+def additive_of(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """0 where `seen`, else the lowest finite value of `dtype`."""
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)

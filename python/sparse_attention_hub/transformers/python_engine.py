@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..sparse_attention.research_attention.base import ResearchAttention
+from .mask_function import MaskFacts, additive_of, seen_keys
 
 if TYPE_CHECKING:
     from .dispatch import LayerStep
@@ -73,10 +74,5 @@ def _additive_mask(step: LayerStep) -> torch.Tensor | None:
     queries, keys = step.query.shape[2], step.key.shape[2]
     if queries == 1 and step.first == keys - 1 and (step.window is None or step.window >= keys):
         return None
-    position = torch.arange(step.first, step.first + queries, device=step.query.device)[:, None]
-    key = torch.arange(keys, device=step.query.device)
-    hidden = key > position
-    if step.window is not None:
-        hidden |= key <= position - step.window
-    blank = torch.zeros(1, 1, queries, keys, dtype=step.query.dtype, device=step.query.device)
-    return blank.masked_fill_(hidden, torch.finfo(step.query.dtype).min)
+    facts = MaskFacts((0,), step.first, 0, step.window)
+    return additive_of(seen_keys(facts, queries, keys, step.query.device), step.query.dtype)
