@@ -471,6 +471,14 @@ def test_a_folder_is_loaded_without_network(server, checkpoint, no_network, argu
     assert logits.isfinite().all()
 
 
+@pytest.mark.parametrize("folder", ["/no/such/folder", "./no/such/folder", "~/no/such/folder"])
+def test_a_missing_folder_is_named(server, no_network, folder):
+    for call, error in ((lambda: server.get_model(folder, None, {}), ModelCreationError),
+                        (lambda: server.get_tokenizer(folder, {}), TokenizerCreationError)):
+        with pytest.raises(error, match="there is no folder .*no/such/folder"):
+            call()
+
+
 def test_the_same_weights_every_time(server, checkpoint):
     direct = transformers.LlamaForCausalLM.from_pretrained(checkpoint)
     served = server.get_model(str(checkpoint), None, {})

@@ -112,7 +112,7 @@ class ModelServerHF(ModelServer):
                 )
             return model.to(device)
         except Exception as error:
-            raise ModelCreationError(model_name, gpu_id, error) from error
+            raise ModelCreationError(model_name, gpu_id, _cause(model_name, error)) from error
 
     def _create_tokenizer(self, tokenizer_name: str, tokenizer_kwargs: dict[str, Any]) -> Any:
         """Loads a tokenizer; without a padding token it pads with the end-of-sequence token.
@@ -128,7 +128,7 @@ class ModelServerHF(ModelServer):
                 tokenizer.pad_token = tokenizer.eos_token
             return tokenizer
         except Exception as error:
-            raise TokenizerCreationError(tokenizer_name, error) from error
+            raise TokenizerCreationError(tokenizer_name, _cause(tokenizer_name, error)) from error
 
     def _delete_model(self, model: Any, gpu_id: int | None) -> None:
         """Moves a model off its GPU and returns the memory.
@@ -221,6 +221,14 @@ def _checkpoint(name: str) -> tuple[str, dict[str, Any]]:
     if os.path.isdir(path):
         return path, {"local_files_only": True}
     return name, {}
+
+
+def _cause(name: str, error: Exception) -> Exception:
+    """`error` of a loading, or that a folder is missing where transformers took its path for a name of a hub."""
+    path = os.path.expanduser(name)
+    if (os.path.isabs(path) or name.startswith(".")) and not os.path.isdir(path):
+        return FileNotFoundError(f"there is no folder {path}")
+    return error
 
 
 def _target_device(gpu_id: int | None) -> str:
