@@ -224,3 +224,19 @@ def test_long_prompts_build_no_square_mask() -> None:
             assert mask.numel() == 12
             facts = read_facts(mask)
             assert (facts.paddings, facts.query_offset, facts.key_offset, facts.window) == ((0, 9), 0, 0, window)
+
+
+def test_a_new_batch_replaces_what_was_remembered_of_its_rows() -> None:
+    """Rows of different padding are sequences of their own; nothing of them is left when others take their place."""
+    model, ids = tiny_model("llama"), tokens(2, 12)
+    padded = torch.ones_like(ids)
+    padded[1, :3] = 0
+    layers = model.config.num_hidden_layers
+    with sparse(model, SPARSE) as handle:
+        held = handle.dispatcher.sequences._sequences
+        read(model, ids, first=8, mask=padded)
+        assert len(held) == 2 * layers
+        read(model, ids, first=8)
+        assert len(held) == layers
+        handle.reset()
+        assert len(held) == 0
