@@ -1,4 +1,4 @@
-"""Samples for the model that ships, and the C++ host's answers to them."""
+"""Samples for the model that ships, and what it answers through transformers and through the C++ host."""
 
 from __future__ import annotations
 
@@ -6,12 +6,19 @@ import os
 import pathlib
 import random
 import subprocess
+from typing import Any
 
 import pytest
+import torch
+
+from sparse_attention_hub.transformers import sparse
+from sparse_attention_hub.transformers.versions import CacheMark, new_cache
 
 ROOT = pathlib.Path(__file__).absolute().parents[2]
 MODEL = str(ROOT / "models" / "retrieval-6m")
 CONFIGS = ROOT / "configs"
+#: Of an answer.
+NEW_TOKENS = 12
 _SENTENCES = (
     " The road went down to the river, and nobody was there.",
     " He looked at the house for a long time before he spoke.",
@@ -51,3 +58,24 @@ def answers_of_cpp_host(context: str, questions: list[str], config: str, new_tok
     for question in questions:
         command += ["--question", question]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.removesuffix("\n")
+
+
+def answers_of_transformers(
+    model: Any, tokenizer: Any, context: str, questions: list[str], config: str
+) -> list[str]:
+    """The context densely, then each question and its answer within `sparse`."""
+    ids = [tokenizer.bos_token_id, *tokenizer.encode(context, add_special_tokens=False)]
+    answers = []
+    with torch.no_grad():
+        mark = CacheMark(model(input_ids=torch.tensor([ids]), past_key_values=new_cache(model, False)).past_key_values)
+        with sparse(model, config) as handle:
+            for question in questions:
+                cache, answer = mark.restored(), []
+                step = tokenizer.encode(question, add_special_tokens=False)
+                while len(answer) < NEW_TOKENS and tokenizer.eos_token_id not in answer:
+                    token = int(model(input_ids=torch.tensor([step]), past_key_values=cache).logits[0, -1].argmax())
+                    answer.append(token)
+                    step = [token]
+                answers.append(tokenizer.decode(answer, skip_special_tokens=True))
+                handle.rewind()
+    return answers

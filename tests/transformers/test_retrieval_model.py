@@ -4,32 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from retrieval import CONFIGS, MODEL, answers_of_cpp_host, sample
+from retrieval import CONFIGS, MODEL, NEW_TOKENS, answers_of_cpp_host, answers_of_transformers, sample
 from transformers import AutoModelForCausalLM, AutoTokenizer
-
-from sparse_attention_hub.transformers import sparse
-from sparse_attention_hub.transformers.versions import CacheMark, new_cache
-
-NEW_TOKENS = 12
-
-
-def answers_of_transformers(model: object, tokenizer: object, context: str, questions: list[str], config: str) -> list[str]:
-    """The context densely, then each question and its answer within `sparse`."""
-    ids = [tokenizer.bos_token_id, *tokenizer.encode(context, add_special_tokens=False)]
-    answers = []
-    with torch.no_grad():
-        mark = CacheMark(model(input_ids=torch.tensor([ids]), past_key_values=new_cache(model, False)).past_key_values)
-        with sparse(model, config) as handle:
-            for question in questions:
-                cache, answer = mark.restored(), []
-                step = tokenizer.encode(question, add_special_tokens=False)
-                while len(answer) < NEW_TOKENS and tokenizer.eos_token_id not in answer:
-                    token = int(model(input_ids=torch.tensor([step]), past_key_values=cache).logits[0, -1].argmax())
-                    answer.append(token)
-                    step = [token]
-                answers.append(tokenizer.decode(answer, skip_special_tokens=True))
-                handle.rewind()
-    return answers
 
 
 @pytest.fixture(scope="module")
