@@ -113,3 +113,54 @@ def sa_all_maskers(name):
         name = name,
         deps = [":" + r["name"] for r in native.existing_rules().values() if "masker" in r["tags"]],
     )
+
+_AVX2 = ["-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2", "-mlzcnt", "-mpopcnt"]
+_AVX512 = _AVX2 + ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512cd"]
+_AVX512_BF16 = _AVX512 + [
+    "-mavx512bf16",
+    "-mavx512vnni",
+    "-mavx512vbmi",
+    "-mavx512vbmi2",
+    "-mavx512bitalg",
+    "-mavx512vpopcntdq",
+]
+_ISAS = {
+    "generic": [],
+    "avx2": _AVX2,
+    "avx512": _AVX512,
+    "avx512_bf16": _AVX512_BF16,
+}
+
+def sa_cpu_kernel(name, kernel, hdrs, srcs = [], deps = [], textual_hdrs = [], testonly = False):
+    """A CPU kernel: `kernel` is compiled once for every instruction set, in the namespace SA_ISA names.
+
+    `hdrs` declare it, `srcs` choose among the variants at run time and are compiled for every machine.
+    """
+    native.cc_library(
+        name = name + "_headers",
+        testonly = testonly,
+        hdrs = hdrs,
+        textual_hdrs = textual_hdrs,
+        visibility = ["//visibility:private"],
+        deps = deps,
+    )
+    for isa, copts in _ISAS.items():
+        native.cc_library(
+            name = name + "_" + isa,
+            testonly = testonly,
+            srcs = [kernel],
+            # GCC 12 takes the undefined operands in its own AVX-512 header for a mistake.
+            copts = _COPTS + ["-O3", "-Wno-maybe-uninitialized", "-Wno-uninitialized", "-DSA_ISA=" + isa] + copts,
+            linkstatic = True,
+            visibility = ["//visibility:private"],
+            deps = [":" + name + "_headers"],
+        )
+    native.cc_library(
+        name = name,
+        testonly = testonly,
+        srcs = srcs,
+        hdrs = hdrs,
+        copts = _COPTS,
+        linkstatic = True,
+        deps = deps + [":" + name + "_" + isa for isa in _ISAS],
+    )

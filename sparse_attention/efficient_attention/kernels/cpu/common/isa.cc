@@ -1,0 +1,80 @@
+#include "sparse_attention/efficient_attention/kernels/cpu/common/isa.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <string_view>
+#include <vector>
+
+namespace sparse_attention::cpu {
+namespace {
+
+std::vector<Isa> Detect() {
+  std::vector<Isa> isas = {Isa::kGeneric};
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  // __builtin_cpu_supports also asks the operating system whether it keeps the registers.
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") ||
+      !__builtin_cpu_supports("f16c") || !__builtin_cpu_supports("bmi2") ||
+      !__builtin_cpu_supports("popcnt") || !__builtin_cpu_supports("lzcnt")) {
+    return isas;
+  }
+  isas.push_back(Isa::kAvx2);
+  if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+      !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl") ||
+      !__builtin_cpu_supports("avx512cd")) {
+    return isas;
+  }
+  isas.push_back(Isa::kAvx512);
+  if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni") &&
+      __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2") &&
+      __builtin_cpu_supports("avx512bitalg") && __builtin_cpu_supports("avx512vpopcntdq")) {
+    isas.push_back(Isa::kAvx512Bf16);
+  }
+#endif
+  return isas;
+}
+
+Isa Choose() {
+  const std::span<const Isa> isas = SupportedIsas();
+  const char* wanted = std::getenv("SA_ISA");
+  if (wanted == nullptr || *wanted == '\0') return isas.back();
+  for (Isa isa : isas) {
+    if (std::string_view(wanted) == IsaName(isa)) return isa;
+  }
+  std::fprintf(stderr, "SA_ISA must be one of");
+  for (Isa isa : isas) std::fprintf(stderr, " %s", IsaName(isa));
+  std::fprintf(stderr, " on this machine, got %s\n", wanted);
+  std::exit(2);
+}
+
+}  // namespace
+
+const char* IsaName(Isa isa) {
+  switch (isa) {
+    case Isa::kGeneric:
+#if defined(__aarch64__)
+      return "neon";
+#else
+      return "generic";
+#endif
+    case Isa::kAvx2:
+      return "avx2";
+    case Isa::kAvx512:
+      return "avx512";
+    case Isa::kAvx512Bf16:
+      return "avx512_bf16";
+  }
+  return "unknown";
+}
+
+std::span<const Isa> SupportedIsas() {
+  static const std::vector<Isa> isas = Detect();
+  return isas;
+}
+
+Isa BestIsa() {
+  static const Isa best = Choose();
+  return best;
+}
+
+}  // namespace sparse_attention::cpu

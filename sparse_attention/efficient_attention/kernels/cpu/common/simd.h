@@ -1,0 +1,204 @@
+// Vectors of the instruction set that a kernel's source is being compiled for. Only for kernel
+// sources: sa_cpu_kernel (bazel/defs.bzl) compiles each once for every instruction set with SA_ISA
+// set to its namespace.
+//
+// Everything here and in kernel sources lives in namespace SA_ISA and is inlined: a function that
+// two instruction sets shared by name would be merged by the linker into the one that this machine
+// may not run. For that reason kernel sources also call no function templates of the standard
+// library that might not be inlined.
+//
+// F32 and U32 have kLanes lanes and the operators of GCC's vector extension; comparisons give I32
+// with lanes 0 or -1. The tails of rows are handled by LoadFirst and StoreFirst.
+#ifndef SPARSE_ATTENTION_EFFICIENT_ATTENTION_KERNELS_CPU_COMMON_SIMD_H_
+#define SPARSE_ATTENTION_EFFICIENT_ATTENTION_KERNELS_CPU_COMMON_SIMD_H_
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#include "sparse_attention/efficient_attention/kernels/cpu/common/element.h"
+
+#ifndef SA_ISA
+#error "simd.h is for sources of sa_cpu_kernel"
+#endif
+
+// What the current instruction set has.
+#if defined(__AVX512F__)
+#define SA_AVX512 1
+#endif
+#if defined(__AVX512BF16__)
+#define SA_AVX512_BF16 1
+#endif
+#if defined(__AVX2__) && !defined(__AVX512F__)
+#define SA_AVX2 1
+#endif
+
+#define SA_INLINE inline __attribute__((always_inline))
+
+namespace sparse_attention::cpu::SA_ISA {
+
+#if defined(SA_AVX512)
+constexpr int kLanes = 16;
+#elif defined(SA_AVX2)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+
+typedef float F32 __attribute__((vector_size(4 * kLanes)));
+typedef int32_t I32 __attribute__((vector_size(4 * kLanes)));
+typedef uint32_t U32 __attribute__((vector_size(4 * kLanes)));
+typedef uint16_t U16Half __attribute__((vector_size(2 * kLanes)));
+
+SA_INLINE F32 Set(float x) { return F32{} + x; }
+SA_INLINE U32 SetU32(uint32_t x) { return U32{} + x; }
+
+SA_INLINE F32 Load(const float* p) {
+  F32 x;
+  std::memcpy(&x, p, sizeof(x));
+  return x;
+}
+SA_INLINE void Store(F32 x, float* p) { std::memcpy(p, &x, sizeof(x)); }
+
+// kLanes elements as float.
+SA_INLINE F32 LoadFloats(const float* p) { return Load(p); }
+SA_INLINE F32 LoadFloats(const BFloat16* p) {
+#if defined(SA_AVX512)
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return reinterpret_cast<F32>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+#elif defined(SA_AVX2)
+  const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return reinterpret_cast<F32>(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+#else
+  U16Half bits;
+  std::memcpy(&bits, p, sizeof(bits));
+  return reinterpret_cast<F32>(__builtin_convertvector(bits, U32) << 16);
+#endif
+}
+SA_INLINE F32 LoadFloats(const Float16* p) {
+#if defined(SA_AVX512)
+  return reinterpret_cast<F32>(
+      _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+#elif defined(SA_AVX2)
+  return reinterpret_cast<F32>(
+      _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#elif defined(__aarch64__)
+  float16x4_t bits;
+  std::memcpy(&bits, p, sizeof(bits));
+  return reinterpret_cast<F32>(vcvt_f32_f16(bits));
+#else
+  // Without branches: a subnormal becomes normal by a multiplication that is exact.
+  U16Half halves;
+  std::memcpy(&halves, p, sizeof(halves));
+  const U32 bits = __builtin_convertvector(halves, U32);
+  const U32 magnitude = (bits & 0x7FFF) << 13;
+  const F32 finite = reinterpret_cast<F32>(magnitude) * 0x1p112f;
+  const I32 special = magnitude >= (0x7C00u << 13);
+  const U32 wide = special ? (magnitude | 0x7F800000u) : reinterpret_cast<U32>(finite);
+  return reinterpret_cast<F32>(wide | (bits & 0x8000) << 16);
+#endif
+}
+
+// The first `count` elements, 0 behind them; nothing beyond them is read.
+template <typename T>
+SA_INLINE F32 LoadFirst(const T* p, int count) {
+  T x[kLanes] = {};
+  std::memcpy(x, p, sizeof(T) * static_cast<size_t>(count));
+  return LoadFloats(x);
+}
+SA_INLINE void StoreFirst(F32 x, float* p, int count) {
+  std::memcpy(p, &x, sizeof(float) * static_cast<size_t>(count));
+}
+
+// a * b + c, in one rounding where there is an instruction for it.
+SA_INLINE F32 MulAdd(F32 a, F32 b, F32 c) {
+#if defined(SA_AVX512)
+  return reinterpret_cast<F32>(_mm512_fmadd_ps(reinterpret_cast<__m512>(a),
+                                               reinterpret_cast<__m512>(b),
+                                               reinterpret_cast<__m512>(c)));
+#elif defined(SA_AVX2)
+  return reinterpret_cast<F32>(_mm256_fmadd_ps(reinterpret_cast<__m256>(a),
+                                               reinterpret_cast<__m256>(b),
+                                               reinterpret_cast<__m256>(c)));
+#elif defined(__aarch64__)
+  return reinterpret_cast<F32>(vfmaq_f32(reinterpret_cast<float32x4_t>(c),
+                                         reinterpret_cast<float32x4_t>(a),
+                                         reinterpret_cast<float32x4_t>(b)));
+#else
+  return a * b + c;
+#endif
+}
+
+// Of a NaN and a number either may result.
+SA_INLINE F32 Max(F32 a, F32 b) { return a > b ? a : b; }
+SA_INLINE F32 Min(F32 a, F32 b) { return a < b ? a : b; }
+
+// Sums and maxima over lanes, always in the same order.
+SA_INLINE float SumLanes(F32 x) {
+#if defined(SA_AVX512)
+  return _mm512_reduce_add_ps(reinterpret_cast<__m512>(x));
+#else
+  float lanes[kLanes];
+  Store(x, lanes);
+  for (int width = kLanes / 2; width > 0; width /= 2) {
+    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
+  }
+  return lanes[0];
+#endif
+}
+SA_INLINE float MaxLanes(F32 x) {
+#if defined(SA_AVX512)
+  return _mm512_reduce_max_ps(reinterpret_cast<__m512>(x));
+#else
+  float lanes[kLanes];
+  Store(x, lanes);
+  for (int width = kLanes / 2; width > 0; width /= 2) {
+    for (int i = 0; i < width; ++i) {
+      lanes[i] = lanes[i] > lanes[i + width] ? lanes[i] : lanes[i + width];
+    }
+  }
+  return lanes[0];
+#endif
+}
+
+// e^x for x <= 88, relative error below 3 units in the last place; 0 at and below about -87.3,
+// for -infinity too; NaN stays NaN. Cody and Waite's reduction to [-ln 2 / 2, ln 2 / 2] and the
+// minimax polynomial of Cephes' expf.
+SA_INLINE F32 Exp(F32 x) {
+  constexpr float kLeast = -87.33654f;
+  const F32 bounded = x < kLeast ? Set(kLeast) : (x > 88.0f ? Set(88.0f) : x);
+  // The nearest whole number, by the rounding of an addition.
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23
+  const F32 shifted = MulAdd(bounded, Set(1.44269504f), Set(kRound));
+  const F32 whole = shifted - kRound;
+  F32 r = MulAdd(whole, Set(-0.693359375f), bounded);
+  r = MulAdd(whole, Set(2.12194440e-4f), r);
+  F32 p = Set(1.9875691500e-4f);
+  p = MulAdd(p, r, Set(1.3981999507e-3f));
+  p = MulAdd(p, r, Set(8.3334519073e-3f));
+  p = MulAdd(p, r, Set(4.1665795894e-2f));
+  p = MulAdd(p, r, Set(1.6666665459e-1f));
+  p = MulAdd(p, r, Set(5.0000001201e-1f));
+  p = MulAdd(p * r, r, r + 1.0f);
+  const U32 power = (reinterpret_cast<U32>(shifted) << 23);  // 2^whole as an exponent's addend
+  const F32 result = reinterpret_cast<F32>(reinterpret_cast<U32>(p) + power);
+  return x != x ? x : (x < kLeast ? F32{} : result);
+}
+
+// Asks for the line of `p`. In assembly: GCC 12 drops __builtin_prefetch from some inlined loops.
+SA_INLINE void PrefetchL1(const void* p) {
+#if defined(__x86_64__)
+  asm volatile("prefetcht0 %0" : : "m"(*static_cast<const char*>(p)));
+#elif defined(__aarch64__)
+  asm volatile("prfm pldl1keep, %0" : : "Q"(*static_cast<const char*>(p)));
+#endif
+}
+
+}  // namespace sparse_attention::cpu::SA_ISA
+
+#endif  // SPARSE_ATTENTION_EFFICIENT_ATTENTION_KERNELS_CPU_COMMON_SIMD_H_

@@ -1,0 +1,100 @@
+#include <cmath>
+#include <cstdlib>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "sparse_attention/efficient_attention/kernels/cpu/common/isa_testing.h"
+#include "sparse_attention/efficient_attention/kernels/cpu/common/simd_probe.h"
+
+namespace sparse_attention::cpu {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+class SimdTest : public IsaTest {
+ protected:
+  const SimdProbe probe_ = SA_CHOOSE_ISA(GetParam(), MakeSimdProbe());
+};
+SA_INSTANTIATE_ISAS(SimdTest);
+
+TEST_P(SimdTest, ExpIsExactToThreeUnits) {
+  CountCase(GetParam());
+  std::vector<float> x;
+  for (double v = -87.3; v <= 88; v += 1e-3) x.push_back(static_cast<float>(v));
+  std::vector<float> out(x.size());
+  probe_.exp(x.data(), static_cast<int64_t>(x.size()), out.data());
+  double worst = 0;
+  for (size_t i = 0; i < x.size(); ++i) {
+    const double exact = std::exp(static_cast<double>(x[i]));
+    worst = std::max(worst, std::abs(out[i] - exact) / exact);
+  }
+  EXPECT_LT(worst, 3 * 0x1p-24);
+}
+
+TEST_P(SimdTest, ExpOfTheEnds) {
+  CountCase(GetParam());
+  const std::vector<float> x = {-kInfinity, -1e30f, -88, 0, -0.0f, std::nanf("")};
+  std::vector<float> out(x.size());
+  probe_.exp(x.data(), static_cast<int64_t>(x.size()), out.data());
+  EXPECT_EQ(out[0], 0);
+  EXPECT_EQ(out[1], 0);
+  EXPECT_EQ(out[2], 0);
+  EXPECT_EQ(out[3], 1);
+  EXPECT_EQ(out[4], 1);
+  EXPECT_TRUE(std::isnan(out[5]));
+}
+
+TEST_P(SimdTest, ShortFloatsWidenExactly) {
+  CountCase(GetParam());
+  std::vector<Float16> half(0x10000);
+  std::vector<BFloat16> brain(0x10000);
+  for (uint32_t i = 0; i < 0x10000; ++i) {
+    half[i].bits = static_cast<uint16_t>(i);
+    brain[i].bits = static_cast<uint16_t>(i);
+  }
+  std::vector<float> of_half(0x10000), of_brain(0x10000);
+  // One less than all, so that the last vector is a part.
+  probe_.from_half(half.data(), 0xFFFF, of_half.data());
+  probe_.from_brain(brain.data(), 0xFFFF, of_brain.data());
+  for (uint32_t i = 0; i < 0xFFFF; ++i) {
+    const float h = ToFloat(half[i]), b = ToFloat(brain[i]);
+    EXPECT_TRUE(std::isnan(h) ? std::isnan(of_half[i]) : of_half[i] == h) << i;
+    EXPECT_TRUE(std::isnan(b) ? std::isnan(of_brain[i]) : of_brain[i] == b) << i;
+  }
+}
+
+TEST_P(SimdTest, SumsAndMaximaOfLanes) {
+  CountCase(GetParam());
+  for (int64_t n = 1; n < 70; ++n) {
+    std::vector<float> x(n);
+    for (int64_t i = 0; i < n; ++i) x[i] = static_cast<float>((i * 37) % n) - 20;
+    float sum = 0, most = -kInfinity;
+    for (float v : x) {
+      sum += v;
+      most = std::max(most, v);
+    }
+    EXPECT_EQ(probe_.sum(x.data(), n), sum);  // whole numbers: exact in any order
+    EXPECT_EQ(probe_.max(x.data(), n), most);
+  }
+}
+
+TEST(Isa, TheBestIsSupportedAndNamed) {
+  EXPECT_THAT(SupportedIsas(), ::testing::Contains(BestIsa()));
+  EXPECT_EQ(SupportedIsas().front(), Isa::kGeneric);
+  for (size_t i = 1; i < SupportedIsas().size(); ++i) {
+    EXPECT_LT(SupportedIsas()[i - 1], SupportedIsas()[i]);
+  }
+}
+
+TEST(IsaDeathTest, AnUnknownNameEndsTheProcess) {
+  ::testing::GTEST_FLAG(death_test_style) = "threadsafe";
+  setenv("SA_ISA", "sse9", 1);
+  EXPECT_EXIT(BestIsa(), ::testing::ExitedWithCode(2), "SA_ISA must be one of .*got sse9");
+  unsetenv("SA_ISA");
+}
+
+}  // namespace
+}  // namespace sparse_attention::cpu
