@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "sparse_attention/attention/masked_attention.h"
+#include "sparse_attention/research_attention/maskers/sampling/base_sample.h"
 #include "sparse_attention/research_attention/maskers/sampling/row_sampler.h"
 #include "sparse_attention/research_attention/maskers/sampling/sample_size.h"
 #include "sparse_attention/research_attention/maskers/sampling/sampling_rows.h"
@@ -17,21 +18,6 @@
 
 namespace sparse_attention {
 namespace {
-
-// A row's estimate of its own attention: what is certain plus the base sample.
-struct RowStatistics {
-  SampleSpread spread;
-  double allowed_error = 0;
-  double heaviest = 0;
-};
-
-// Second moments of the squared deviations, for the uncertainty of the variance.
-double RelativeVariance(const std::vector<double>& squares, double mean) {
-  if (mean <= 0) return 0;
-  double sum = 0;
-  for (double s : squares) sum += (s - mean) * (s - mean);
-  return sum / static_cast<double>(squares.size()) / (mean * mean);
-}
 
 // Reads one step's rows on the host.
 class StepReader {
@@ -65,22 +51,26 @@ class StepReader {
   // holds already contributes 0.
   RowStatistics Read(const SamplingRow& row, int64_t head, const std::vector<int64_t>& keys) const {
     const int64_t index = (row.batch * in_.query_heads() + head) * in_.queries() + row.query;
-    const double population = static_cast<double>(row.candidates.size());
-    const double count = static_cast<double>(keys.size());
-    std::vector<double> x(keys.size());
-    double mean = 0;
-    for (size_t s = 0; s < keys.size(); ++s) mean += x[s] = Weight(index, keys[s]);
-    mean /= count;
-    const double denominator = certain_sum_.const_data_ptr<double>()[index] + population * mean;
-    RowStatistics statistics;
-    statistics.heaviest = HeaviestWeight(row, index);
+    std::vector<double> mass(keys.size());
+    for (size_t s = 0; s < keys.size(); ++s) mass[s] = Weight(index, keys[s]);
+    const BaseSample sample = {mass.data(), static_cast<int64_t>(keys.size()),
+                               static_cast<int64_t>(row.candidates.size()),
+                               certain_sum_.const_data_ptr<double>()[index],
+                               HeaviestWeight(row, index)};
     if (config_.guarantee == Guarantee::kDenominator) {
-      statistics.spread = ScalarSpread(x, mean);
-      statistics.allowed_error = config_.epsilon * denominator;
-      return statistics;
+      return DenominatorStatistics(sample, config_.epsilon);
     }
-    ReadOutput(row, head, index, keys, x, denominator, &statistics);
-    return statistics;
+    const int64_t dim = in_.value_dim();
+    const at::Tensor positions = at::tensor(keys, at::kLong).to(in_.v.device());
+    const at::Tensor values = in_.v.select(0, row.batch)
+                                  .select(0, head / in_.group_size())
+                                  .index_select(0, positions)
+                                  .to(at::kCPU, at::kDouble);
+    std::vector<double> scratch(OutputScratchDoubles(sample.count, dim));
+    return OutputStatistics(sample,
+                            {values.const_data_ptr<double>(),
+                             certain_values_.const_data_ptr<float>() + index * dim, dim},
+                            config_.epsilon, scratch.data());
   }
 
  private:
@@ -100,90 +90,6 @@ class StepReader {
     if (!eligible_.const_data_ptr<bool>()[at]) return 0;
     return std::exp(static_cast<double>(logits_.const_data_ptr<float>()[at]) -
                     static_cast<double>(top_.const_data_ptr<float>()[index]));
-  }
-
-  static SampleSpread ScalarSpread(const std::vector<double>& x, double mean) {
-    std::vector<double> squares(x.size());
-    double sum = 0;
-    for (size_t s = 0; s < x.size(); ++s) sum += squares[s] = (x[s] - mean) * (x[s] - mean);
-    const double count = static_cast<double>(x.size());
-    return {static_cast<int64_t>(x.size()), sum / (count - 1), 1,
-            RelativeVariance(squares, sum / count)};
-  }
-
-  // To first order the output's error is the error of sum x_j (v_j - o), divided by the
-  // denominator.
-  void ReadOutput(const SamplingRow& row, int64_t head, int64_t index,
-                  const std::vector<int64_t>& keys, const std::vector<double>& x,
-                  double denominator, RowStatistics* statistics) const {
-    const int64_t dim = in_.value_dim();
-    const int64_t count = static_cast<int64_t>(keys.size());
-    const double n = static_cast<double>(count);
-    const double population = static_cast<double>(row.candidates.size());
-    const at::Tensor positions = at::tensor(keys, at::kLong).to(in_.v.device());
-    const at::Tensor values = in_.v.select(0, row.batch)
-                                  .select(0, head / in_.group_size())
-                                  .index_select(0, positions)
-                                  .to(at::kCPU, at::kDouble);
-    const double* v = values.const_data_ptr<double>();
-    const float* certain = certain_values_.const_data_ptr<float>() + index * dim;
-    std::vector<double> output(dim, 0.0);
-    for (int64_t s = 0; s < count; ++s) {
-      for (int64_t c = 0; c < dim; ++c) output[c] += x[s] * v[s * dim + c];
-    }
-    double length2 = 0;
-    for (int64_t c = 0; c < dim; ++c) {
-      output[c] = (output[c] * population / n + certain[c]) / denominator;
-      length2 += output[c] * output[c];
-    }
-    // The contributions x_j (v_j - o), their mean taken off.
-    std::vector<double> residuals(count * dim);
-    double* r = residuals.data();
-    std::vector<double> mean(dim, 0.0);
-    double longest2 = 0;
-    for (int64_t s = 0; s < count; ++s) {
-      double distance2 = 0;
-      for (int64_t c = 0; c < dim; ++c) {
-        const double distance = v[s * dim + c] - output[c];
-        distance2 += distance * distance;
-        mean[c] += r[s * dim + c] = x[s] * distance;
-      }
-      longest2 = std::max(longest2, distance2);
-    }
-    std::vector<double> squares(count, 0.0);
-    double sum = 0;
-    for (int64_t s = 0; s < count; ++s) {
-      for (int64_t c = 0; c < dim; ++c) {
-        const double residual = r[s * dim + c] -= mean[c] / n;
-        squares[s] += residual * residual;
-      }
-      sum += squares[s];
-    }
-    const double trace = sum / (n - 1);
-    // tr(C^2) by plain loops: a row is too small for a threaded product. The sample covariance
-    // overstates it by about tr(C)^2 / count.
-    double squared = 0;
-    std::vector<double> covariance(dim);
-    for (int64_t a = 0; a < dim; ++a) {
-      std::fill(covariance.begin(), covariance.end(), 0.0);
-      for (int64_t s = 0; s < count; ++s) {
-        const double* row_residuals = r + s * dim;
-        for (int64_t b = 0; b < dim; ++b) covariance[b] += row_residuals[a] * row_residuals[b];
-      }
-      for (double c : covariance) squared += c * c;
-    }
-    const double trace2 = squared / ((n - 1) * (n - 1)) - trace * trace / (n - 1);
-    // No spread at all, as where the head holds every key of the sample already, has no dimensions.
-    const double dimensions =
-        trace2 > 0 ? std::clamp(trace * trace / trace2, 1.0, static_cast<double>(dim)) : 1.0;
-    statistics->spread = {count, trace, dimensions, RelativeVariance(squares, sum / n)};
-    // The base sample's own noise makes the output look longer than it is.
-    const double noise2 =
-        trace * population * population * (1 / n - 1 / population) / (denominator * denominator);
-    statistics->allowed_error =
-        config_.epsilon * denominator * std::sqrt(std::max(0.0, length2 - noise2));
-    // The heaviest key may point as far away as any value seen.
-    statistics->heaviest *= std::sqrt(longest2);
   }
 
   const AttentionInputs& in_;

@@ -1,0 +1,113 @@
+#include "sparse_attention/research_attention/maskers/sampling/base_sample.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace sparse_attention {
+namespace {
+
+double MeanMass(const BaseSample& sample) {
+  double sum = 0;
+  for (int64_t s = 0; s < sample.count; ++s) sum += sample.mass[s];
+  return sum / static_cast<double>(sample.count);
+}
+
+double Denominator(const BaseSample& sample, double mean) {
+  return sample.certain + static_cast<double>(sample.population) * mean;
+}
+
+// Second moments of squared deviations, for the uncertainty of the variance; `square(s)` is that of
+// draw s.
+template <typename Square>
+double RelativeVariance(int64_t count, double mean, const Square& square) {
+  if (mean <= 0) return 0;
+  double sum = 0;
+  for (int64_t s = 0; s < count; ++s) sum += (square(s) - mean) * (square(s) - mean);
+  return sum / static_cast<double>(count) / (mean * mean);
+}
+
+}  // namespace
+
+RowStatistics DenominatorStatistics(const BaseSample& sample, double epsilon) {
+  const double mean = MeanMass(sample);
+  const auto square = [&](int64_t s) {
+    return (sample.mass[s] - mean) * (sample.mass[s] - mean);
+  };
+  double sum = 0;
+  for (int64_t s = 0; s < sample.count; ++s) sum += square(s);
+  const double count = static_cast<double>(sample.count);
+  return {{sample.count, sum / (count - 1), 1, RelativeVariance(sample.count, sum / count, square)},
+          epsilon * Denominator(sample, mean),
+          sample.heaviest};
+}
+
+RowStatistics OutputStatistics(const BaseSample& sample, const BaseSampleValues& values,
+                               double epsilon, double* scratch) {
+  const int64_t dim = values.dim, count = sample.count;
+  const double* const v = values.values;
+  const double n = static_cast<double>(count);
+  const double population = static_cast<double>(sample.population);
+  const double denominator = Denominator(sample, MeanMass(sample));
+  double* const residuals = scratch;  // [count, dim]
+  double* const squares = residuals + count * dim;
+  double* const output = squares + count;
+  double* const mean = output + dim;
+  double* const covariance = mean + dim;
+
+  std::fill_n(output, dim, 0.0);
+  for (int64_t s = 0; s < count; ++s) {
+    for (int64_t c = 0; c < dim; ++c) output[c] += sample.mass[s] * v[s * dim + c];
+  }
+  double length2 = 0;
+  for (int64_t c = 0; c < dim; ++c) {
+    output[c] = (output[c] * population / n + values.certain[c]) / denominator;
+    length2 += output[c] * output[c];
+  }
+  // The contributions x_j (v_j - o), their mean taken off.
+  std::fill_n(mean, dim, 0.0);
+  double longest2 = 0;
+  for (int64_t s = 0; s < count; ++s) {
+    double distance2 = 0;
+    for (int64_t c = 0; c < dim; ++c) {
+      const double distance = v[s * dim + c] - output[c];
+      distance2 += distance * distance;
+      mean[c] += residuals[s * dim + c] = sample.mass[s] * distance;
+    }
+    longest2 = std::max(longest2, distance2);
+  }
+  double sum = 0;
+  for (int64_t s = 0; s < count; ++s) {
+    squares[s] = 0;
+    for (int64_t c = 0; c < dim; ++c) {
+      const double residual = residuals[s * dim + c] -= mean[c] / n;
+      squares[s] += residual * residual;
+    }
+    sum += squares[s];
+  }
+  const double trace = sum / (n - 1);
+  // tr(C^2) by plain loops: a row is too small for a threaded product. The sample covariance
+  // overstates it by about tr(C)^2 / count.
+  double squared = 0;
+  for (int64_t a = 0; a < dim; ++a) {
+    std::fill_n(covariance, dim, 0.0);
+    for (int64_t s = 0; s < count; ++s) {
+      const double* row = residuals + s * dim;
+      for (int64_t b = 0; b < dim; ++b) covariance[b] += row[a] * row[b];
+    }
+    for (int64_t b = 0; b < dim; ++b) squared += covariance[b] * covariance[b];
+  }
+  const double trace2 = squared / ((n - 1) * (n - 1)) - trace * trace / (n - 1);
+  // No spread at all, as where the head holds every key of the sample already, has no dimensions.
+  const double dimensions =
+      trace2 > 0 ? std::clamp(trace * trace / trace2, 1.0, static_cast<double>(dim)) : 1.0;
+  // The base sample's own noise makes the output look longer than it is.
+  const double noise2 =
+      trace * population * population * (1 / n - 1 / population) / (denominator * denominator);
+  // The heaviest key may point as far away as any value seen.
+  return {{count, trace, dimensions,
+           RelativeVariance(count, sum / n, [&](int64_t s) { return squares[s]; })},
+          epsilon * denominator * std::sqrt(std::max(0.0, length2 - noise2)),
+          sample.heaviest * std::sqrt(longest2)};
+}
+
+}  // namespace sparse_attention
