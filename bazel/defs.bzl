@@ -150,7 +150,7 @@ def sa_cpu_kernel(name, kernel, hdrs, srcs = [], deps = [], textual_hdrs = [], t
             testonly = testonly,
             srcs = [kernel],
             # GCC 12 takes the undefined operands in its own AVX-512 header for a mistake.
-            copts = _COPTS + ["-O3", "-Wno-maybe-uninitialized", "-Wno-uninitialized", "-DSA_ISA=" + isa] + copts,
+            copts = _COPTS + ["-O3", "-Wno-maybe-uninitialized", "-Wno-uninitialized", "-Wno-psabi", "-DSA_ISA=" + isa] + copts,
             linkstatic = True,
             visibility = ["//visibility:private"],
             deps = [":" + name + "_headers"],

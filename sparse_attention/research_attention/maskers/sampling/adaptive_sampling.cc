@@ -53,10 +53,10 @@ class StepReader {
     const int64_t index = (row.batch * in_.query_heads() + head) * in_.queries() + row.query;
     std::vector<double> mass(keys.size());
     for (size_t s = 0; s < keys.size(); ++s) mass[s] = Weight(index, keys[s]);
-    const BaseSample sample = {mass.data(), static_cast<int64_t>(keys.size()),
-                               static_cast<int64_t>(row.candidates.size()),
-                               certain_sum_.const_data_ptr<double>()[index],
-                               HeaviestWeight(row, index)};
+    const int64_t count = static_cast<int64_t>(keys.size());
+    const BaseSample sample = {
+        MomentsOf(mass.data(), count), static_cast<int64_t>(row.candidates.size()),
+        certain_sum_.const_data_ptr<double>()[index], HeaviestWeight(row, index)};
     if (config_.guarantee == Guarantee::kDenominator) {
       return DenominatorStatistics(sample, config_.epsilon);
     }
@@ -66,9 +66,9 @@ class StepReader {
                                   .select(0, head / in_.group_size())
                                   .index_select(0, positions)
                                   .to(at::kCPU, at::kDouble);
-    std::vector<double> scratch(OutputScratchDoubles(sample.count, dim));
+    std::vector<double> scratch(OutputScratchDoubles(count, dim));
     return OutputStatistics(sample,
-                            {values.const_data_ptr<double>(),
+                            {mass.data(), values.const_data_ptr<double>(),
                              certain_values_.const_data_ptr<float>() + index * dim, dim},
                             config_.epsilon, scratch.data());
   }

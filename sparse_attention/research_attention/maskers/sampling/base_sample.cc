@@ -6,48 +6,48 @@
 namespace sparse_attention {
 namespace {
 
-double MeanMass(const BaseSample& sample) {
-  double sum = 0;
-  for (int64_t s = 0; s < sample.count; ++s) sum += sample.mass[s];
-  return sum / static_cast<double>(sample.count);
-}
-
-double Denominator(const BaseSample& sample, double mean) {
+double Denominator(const BaseSample& sample) {
+  const double mean = sample.moments.sum / static_cast<double>(sample.moments.count);
   return sample.certain + static_cast<double>(sample.population) * mean;
 }
 
-// Second moments of squared deviations, for the uncertainty of the variance; `square(s)` is that of
-// draw s.
-template <typename Square>
-double RelativeVariance(int64_t count, double mean, const Square& square) {
-  if (mean <= 0) return 0;
-  double sum = 0;
-  for (int64_t s = 0; s < count; ++s) sum += (square(s) - mean) * (square(s) - mean);
-  return sum / static_cast<double>(count) / (mean * mean);
+// Of squared deviations, from the sums of them and of their own squared deviations.
+double RelativeVariance(double count, double sum, double squares) {
+  const double mean = sum / count;
+  return mean <= 0 ? 0 : squares / count / (mean * mean);
 }
 
 }  // namespace
 
+MassMoments MomentsOf(const double* masses, int64_t count) {
+  MassMoments moments;
+  moments.count = count;
+  const double n = static_cast<double>(count);
+  for (int64_t s = 0; s < count; ++s) moments.sum += masses[s];
+  const double mean = moments.sum / n;
+  for (int64_t s = 0; s < count; ++s) moments.squares += (masses[s] - mean) * (masses[s] - mean);
+  for (int64_t s = 0; s < count; ++s) {
+    const double off = (masses[s] - mean) * (masses[s] - mean) - moments.squares / n;
+    moments.fourth += off * off;
+  }
+  return moments;
+}
+
 RowStatistics DenominatorStatistics(const BaseSample& sample, double epsilon) {
-  const double mean = MeanMass(sample);
-  const auto square = [&](int64_t s) {
-    return (sample.mass[s] - mean) * (sample.mass[s] - mean);
-  };
-  double sum = 0;
-  for (int64_t s = 0; s < sample.count; ++s) sum += square(s);
-  const double count = static_cast<double>(sample.count);
-  return {{sample.count, sum / (count - 1), 1, RelativeVariance(sample.count, sum / count, square)},
-          epsilon * Denominator(sample, mean),
+  const MassMoments& m = sample.moments;
+  const double count = static_cast<double>(m.count);
+  return {{m.count, m.squares / (count - 1), 1, RelativeVariance(count, m.squares, m.fourth)},
+          epsilon * Denominator(sample),
           sample.heaviest};
 }
 
 RowStatistics OutputStatistics(const BaseSample& sample, const BaseSampleValues& values,
                                double epsilon, double* scratch) {
-  const int64_t dim = values.dim, count = sample.count;
+  const int64_t dim = values.dim, count = sample.moments.count;
   const double* const v = values.values;
   const double n = static_cast<double>(count);
   const double population = static_cast<double>(sample.population);
-  const double denominator = Denominator(sample, MeanMass(sample));
+  const double denominator = Denominator(sample);
   double* const residuals = scratch;  // [count, dim]
   double* const squares = residuals + count * dim;
   double* const output = squares + count;
@@ -56,7 +56,7 @@ RowStatistics OutputStatistics(const BaseSample& sample, const BaseSampleValues&
 
   std::fill_n(output, dim, 0.0);
   for (int64_t s = 0; s < count; ++s) {
-    for (int64_t c = 0; c < dim; ++c) output[c] += sample.mass[s] * v[s * dim + c];
+    for (int64_t c = 0; c < dim; ++c) output[c] += values.masses[s] * v[s * dim + c];
   }
   double length2 = 0;
   for (int64_t c = 0; c < dim; ++c) {
@@ -71,7 +71,7 @@ RowStatistics OutputStatistics(const BaseSample& sample, const BaseSampleValues&
     for (int64_t c = 0; c < dim; ++c) {
       const double distance = v[s * dim + c] - output[c];
       distance2 += distance * distance;
-      mean[c] += residuals[s * dim + c] = sample.mass[s] * distance;
+      mean[c] += residuals[s * dim + c] = values.masses[s] * distance;
     }
     longest2 = std::max(longest2, distance2);
   }
@@ -103,9 +103,10 @@ RowStatistics OutputStatistics(const BaseSample& sample, const BaseSampleValues&
   // The base sample's own noise makes the output look longer than it is.
   const double noise2 =
       trace * population * population * (1 / n - 1 / population) / (denominator * denominator);
+  double fourth = 0;
+  for (int64_t s = 0; s < count; ++s) fourth += (squares[s] - sum / n) * (squares[s] - sum / n);
   // The heaviest key may point as far away as any value seen.
-  return {{count, trace, dimensions,
-           RelativeVariance(count, sum / n, [&](int64_t s) { return squares[s]; })},
+  return {{count, trace, dimensions, RelativeVariance(n, sum, fourth)},
           epsilon * denominator * std::sqrt(std::max(0.0, length2 - noise2)),
           sample.heaviest * std::sqrt(longest2)};
 }

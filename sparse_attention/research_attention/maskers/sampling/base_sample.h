@@ -9,16 +9,25 @@
 
 namespace sparse_attention {
 
-// Masses are exponentials of logits relative to any one number, the same for all.
+// Masses are exponentials of logits relative to any one number, the same for all; 0 of a key that
+// the head holds already. With m their mean, and s the mean of (x - m)^2:
+struct MassMoments {
+  int64_t count = 0;   // >= 2
+  double sum = 0;      // of x
+  double squares = 0;  // of (x - m)^2
+  double fourth = 0;   // of ((x - m)^2 - s)^2
+};
+MassMoments MomentsOf(const double* masses, int64_t count);
+
 struct BaseSample {
-  const double* mass = nullptr;  // [count], 0 of a key that the head holds already
-  int64_t count = 0;             // >= 2
-  int64_t population = 0;        // keys open to sampling, >= count
-  double certain = 0;            // mass of the keys that are held
-  double heaviest = 0;           // the most that a key of the population may have
+  MassMoments moments;
+  int64_t population = 0;  // keys open to sampling, >= count
+  double certain = 0;      // mass of the keys that are held
+  double heaviest = 0;     // the most that a key of the population may have
 };
 
 struct BaseSampleValues {
+  const double* masses = nullptr;  // [count]
   const double* values = nullptr;  // [count, dim], the values of the sample's keys
   const float* certain = nullptr;  // [dim], sum over the held keys of mass times value
   int64_t dim = 0;

@@ -11,7 +11,7 @@ namespace {
 // Masses 1, 2, 3, 6: mean 3, squared deviations 4, 1, 0, 9.
 const std::vector<double> kMasses = {1, 2, 3, 6};
 
-BaseSample Sample() { return {kMasses.data(), 4, 100, 50, 7}; }
+BaseSample Sample() { return {MomentsOf(kMasses.data(), 4), 100, 50, 7}; }
 
 TEST(BaseSample, DenominatorByHand) {
   const RowStatistics row = DenominatorStatistics(Sample(), 0.1);
@@ -26,7 +26,7 @@ TEST(BaseSample, DenominatorByHand) {
 
 TEST(BaseSample, EqualMassesHaveNoSpread) {
   const std::vector<double> equal(5, 2.0);
-  const RowStatistics row = DenominatorStatistics({equal.data(), 5, 10, 0, 2}, 0.1);
+  const RowStatistics row = DenominatorStatistics({MomentsOf(equal.data(), 5), 10, 0, 2}, 0.1);
   EXPECT_EQ(row.spread.variance, 0);
   EXPECT_EQ(row.spread.relative_variance, 0);
 }
@@ -34,7 +34,8 @@ TEST(BaseSample, EqualMassesHaveNoSpread) {
 RowStatistics Output(const std::vector<double>& values, const std::vector<float>& certain,
                      int64_t dim, double epsilon = 0.1) {
   std::vector<double> scratch(OutputScratchDoubles(4, dim));
-  return OutputStatistics(Sample(), {values.data(), certain.data(), dim}, epsilon, scratch.data());
+  return OutputStatistics(Sample(), {kMasses.data(), values.data(), certain.data(), dim}, epsilon,
+                          scratch.data());
 }
 
 // With one channel the contributions are x (v - o), a scalar.

@@ -1,0 +1,69 @@
+// CpuLayer: one layer of the efficient engine on the CPU: its maskers, their indexes over the keys
+// of all sequences, and the steps.
+//
+// A step is cut into items, one (sequence, KV head, query) each; dense heads take several queries
+// at a time. An item is computed by one thread from its scores to its output, so that all but keys,
+// values and indexes stays in that core's caches, and its result depends neither on the number of
+// threads nor on the other items, bit for bit.
+#ifndef SPARSE_ATTENTION_EFFICIENT_ATTENTION_CPU_CPU_LAYER_H_
+#define SPARSE_ATTENTION_EFFICIENT_ATTENTION_CPU_CPU_LAYER_H_
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "sparse_attention/efficient_attention/cpu/arena.h"
+#include "sparse_attention/efficient_attention/cpu/cpu_masker.h"
+#include "sparse_attention/efficient_attention/cpu/step.h"
+#include "sparse_attention/efficient_attention/kernels/cpu/common/workers.h"
+
+namespace sparse_attention::cpu {
+
+using MaskerChain = std::vector<std::shared_ptr<const CpuMasker>>;
+
+// The maskers of a layer: each query head follows one chain, or none and is dense.
+struct LayerPipeline {
+  std::vector<MaskerChain> chains;
+  std::vector<int> chain_of_head;  // [query heads]; kDense: none
+
+  static constexpr int kDense = -1;
+};
+
+class CpuLayer {
+ public:
+  CpuLayer(const StepPlan& plan, const LayerPipeline& pipeline);
+
+  // The indexes take in the keys of `sequences` beyond those that they cover.
+  void Append(std::span<const SequenceKv> sequences, Workers& workers);
+  // Indexes forget the keys of a sequence from `length` on.
+  void Truncate(int64_t sequence, int64_t length);
+
+  // One step. Every index must cover the keys. `arenas` has one a thread of `workers`, each of
+  // ScratchBytes(). `reports` is [sequences, query heads, queries], or null.
+  void Run(const StepInputs& inputs, const StepOutputs& outputs, Workers& workers,
+           std::span<Arena> arenas, RowReport* reports = nullptr) const;
+
+  size_t ScratchBytes() const;
+  int64_t IndexBytes() const;
+  const StepPlan& plan() const { return plan_; }
+
+ private:
+  struct Item {
+    int64_t sequence, kv_head, first_query, queries;
+  };
+  void RunItem(const Item& item, const StepInputs& inputs, const StepOutputs& outputs, Arena& arena,
+               RowReport* reports) const;
+  void RunDense(const Item& item, const StepInputs& inputs, const StepOutputs& outputs,
+                uint32_t heads, Arena& arena, RowReport* reports) const;
+  void RunChain(int chain, const Item& item, const StepInputs& inputs, const StepOutputs& outputs,
+                uint32_t heads, Arena& arena, RowReport* reports) const;
+
+  StepPlan plan_;
+  LayerPipeline pipeline_;
+  std::vector<std::vector<std::unique_ptr<KeyIndex>>> indexes_;  // by chain and masker
+};
+
+}  // namespace sparse_attention::cpu
+
+#endif  // SPARSE_ATTENTION_EFFICIENT_ATTENTION_CPU_CPU_LAYER_H_

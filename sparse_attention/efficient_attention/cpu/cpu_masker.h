@@ -1,0 +1,119 @@
+// CpuMasker: what a masker of a pipeline does in the efficient engine on the CPU: for the query
+// heads that share a KV head, and one query, it adds keys to those that are held.
+//
+// A method that scores keys by an index implements KeyIndex; TopKSelector (top_k_selector.h) does
+// the rest. Everything is planned before the first step: maskers are const, an index is made for a
+// layer, and scratch memory is asked for by ScratchBytes and taken from the thread's arena.
+#ifndef SPARSE_ATTENTION_EFFICIENT_ATTENTION_CPU_CPU_MASKER_H_
+#define SPARSE_ATTENTION_EFFICIENT_ATTENTION_CPU_CPU_MASKER_H_
+
+#include <cstdint>
+#include <memory>
+
+#include "sparse_attention/efficient_attention/cpu/arena.h"
+#include "sparse_attention/efficient_attention/cpu/cost_rule.h"
+#include "sparse_attention/efficient_attention/cpu/held_keys.h"
+#include "sparse_attention/efficient_attention/cpu/step.h"
+#include "sparse_attention/efficient_attention/kernels/cpu/attention/attention.h"
+#include "sparse_attention/efficient_attention/kernels/cpu/common/workers.h"
+#include "sparse_attention/efficient_attention/kernels/cpu/select/bitmap.h"
+
+namespace sparse_attention::cpu {
+
+// What a plan fixes for all its steps.
+struct StepPlan {
+  LayerShape shape;
+  int64_t sequences = 1;
+  int64_t capacity = 0;  // keys of a sequence
+  uint64_t seed = 42;
+  bool by_group = false;  // heads of a group select together
+  enum class Reduce { kMax, kMean, kSum } reduce = Reduce::kMax;  // then: of their scores
+  Isa isa = Isa::kGeneric;
+  AttentionKernels attention;  // of `isa`
+  BitmapKernels bitmap;
+  CostRule cost;
+
+  int sets() const { return by_group ? 1 : shape.group(); }
+};
+
+struct StepItem;
+
+// Weights of sampled keys that differ from key to key.
+class KeyWeigher {
+ public:
+  virtual ~KeyWeigher() = default;
+  // -log of the inclusion probability of keys[count] for each row: bias [rows, count], rows
+  // `stride` apart.
+  virtual void Bias(const StepItem& item, const uint32_t* keys, int64_t count, float* bias,
+                    int64_t stride) const = 0;
+};
+
+// Keys of a sample, beside those that are held.
+struct SampledKeys {
+  // Bitmaps by set, as those of HeldKeys.
+  uint64_t* bits[kMostGroup] = {};
+  // Added to the logits of a set's sampled keys: -log of the inclusion probability.
+  float bias[kMostGroup] = {};
+  const KeyWeigher* weigher = nullptr;  // if given, instead of `bias`
+  bool any = false;
+};
+
+// What a step reports of one row, for metrics.
+struct RowReport {
+  int64_t selected = 0;       // keys attended to
+  int64_t rows_read = 0;      // keys of the KV head that were read for the query heads of its group
+  int64_t sample_budget = 0;  // keys drawn
+  bool guarantee_met = true;
+};
+
+// One (sequence, KV head, query) of a step.
+struct StepItem {
+  const StepPlan& plan;
+  const StepInputs& inputs;
+  int64_t sequence;
+  int64_t kv_head;
+  int64_t query;
+  AttentionProblem problem;  // its rows are the query heads of the group
+  int64_t keys;              // of the sequence, visible or not
+  int64_t position;          // of the query
+  HeldKeys held;
+  SampledKeys sampled;
+  Arena& arena;
+  // The running state of attention, over the held keys once AttendHeld has run.
+  RunningState state;
+  bool attended = false;
+  RowReport reports[kMostGroup] = {};
+
+  int rows() const { return problem.rows; }
+  // The set that selects for a row.
+  int set_of(int row) const { return plan.by_group ? 0 : row; }
+};
+
+// An index over the keys of all sequences and KV heads of one layer. Not for several threads at
+// once, but for Append of different sequences.
+class KeyIndex {
+ public:
+  virtual ~KeyIndex() = default;
+  // Takes in keys [covered, kv.length) of a sequence; the earlier ones are as they were. Called
+  // from one thread; `workers` may be used.
+  virtual void Append(int64_t sequence, const SequenceKv& kv, Workers& workers) = 0;
+  // Forgets the keys from `length` on.
+  virtual void Truncate(int64_t sequence, int64_t length) = 0;
+  virtual int64_t covered(int64_t sequence) const = 0;
+  virtual int64_t bytes() const = 0;  // held
+};
+
+class CpuMasker {
+ public:
+  virtual ~CpuMasker() = default;
+  // Null where the method remembers nothing of keys.
+  virtual std::unique_ptr<KeyIndex> NewIndex(const StepPlan&) const { return nullptr; }
+  // For one item, beside what HeldKeys takes.
+  virtual size_t ScratchBytes(const StepPlan&) const { return 0; }
+  // `index` is what NewIndex made, and covers all keys. Not called where all keys are held.
+  virtual void Select(StepItem& item, const KeyIndex* index) const = 0;
+};
+
+}  // namespace sparse_attention::cpu
+
+#endif  // SPARSE_ATTENTION_EFFICIENT_ATTENTION_CPU_CPU_MASKER_H_
