@@ -55,7 +55,8 @@ typedef int32_t I32 __attribute__((vector_size(4 * kLanes)));
 typedef uint32_t U32 __attribute__((vector_size(4 * kLanes)));
 typedef uint16_t U16Half __attribute__((vector_size(2 * kLanes)));
 
-SA_INLINE F32 Set(float x) { return F32{} + x; }
+// Subtracting 0 changes nothing and costs nothing; adding it would make 0 of -0.
+SA_INLINE F32 Set(float x) { return x - F32{}; }
 SA_INLINE U32 SetU32(uint32_t x) { return U32{} + x; }
 
 SA_INLINE F32 Load(const float* p) {
@@ -104,6 +105,36 @@ SA_INLINE F32 LoadFloats(const Float16* p) {
 #endif
 }
 
+// kLanes floats rounded to elements, to nearest, ties to even; NaN stays NaN.
+SA_INLINE void StoreFloats(F32 x, float* p) { Store(x, p); }
+SA_INLINE void StoreFloats(F32 x, BFloat16* p) {
+  const U32 bits = reinterpret_cast<U32>(x);
+  const U32 rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
+  const U32 chosen = x != x ? (bits >> 16 | 0x40u) : rounded;
+  const U16Half halves = __builtin_convertvector(chosen, U16Half);
+  std::memcpy(p, &halves, sizeof(halves));
+}
+SA_INLINE void StoreFloats(F32 x, Float16* p) {
+#if defined(SA_AVX512)
+  const __m256i halves = _mm512_cvtps_ph(reinterpret_cast<__m512>(x), _MM_FROUND_TO_NEAREST_INT);
+#elif defined(SA_AVX2)
+  const __m128i halves = _mm256_cvtps_ph(reinterpret_cast<__m256>(x), _MM_FROUND_TO_NEAREST_INT);
+#elif defined(__aarch64__)
+  const float16x4_t halves = vcvt_f16_f32(reinterpret_cast<float32x4_t>(x));
+#else
+  const U32 bits = reinterpret_cast<U32>(x);
+  const U32 sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7FFFFFFFu;
+  const U32 normal = (magnitude - 0x38000000u + 0xFFFu + ((magnitude >> 13) & 1u)) >> 13;
+  // Adding 0.5 rounds at 2^-24, the unit of subnormals.
+  const U32 small = reinterpret_cast<U32>(reinterpret_cast<F32>(magnitude) + 0.5f) - 0x3F000000u;
+  U32 half = magnitude < 0x38800000u ? small : normal;
+  half = magnitude >= 0x477FF000u ? SetU32(0x7C00u) : half;
+  half = magnitude > 0x7F800000u ? SetU32(0x7E00u) : half;
+  const U16Half halves = __builtin_convertvector(half | sign, U16Half);
+#endif
+  std::memcpy(p, &halves, sizeof(halves));
+}
+
 // The first `count` elements, 0 behind them; nothing beyond them is read.
 template <typename T>
 SA_INLINE F32 LoadFirst(const T* p, int count) {
@@ -113,6 +144,12 @@ SA_INLINE F32 LoadFirst(const T* p, int count) {
 }
 SA_INLINE void StoreFirst(F32 x, float* p, int count) {
   std::memcpy(p, &x, sizeof(float) * static_cast<size_t>(count));
+}
+template <typename T>
+SA_INLINE void StoreFloatsFirst(F32 x, T* p, int count) {
+  T elements[kLanes];
+  StoreFloats(x, elements);
+  std::memcpy(p, elements, sizeof(T) * static_cast<size_t>(count));
 }
 
 // a * b + c, in one rounding where there is an instruction for it.
