@@ -1,0 +1,52 @@
+#include "sparse_attention/efficient_attention/kernels/cpu/common/bandwidth.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+
+namespace sparse_attention::cpu {
+namespace {
+
+// Where results go, so that no read is in vain.
+std::atomic<uint64_t> sink;
+
+}  // namespace
+
+double SecondsToRead(Workers& workers, std::span<const ReadItem> items, int64_t bytes_ahead,
+                     Isa isa) {
+  const ReadKernels kernels = SA_CHOOSE_ISA(isa, MakeReadKernels());
+  const auto start = std::chrono::steady_clock::now();
+  workers.Run(static_cast<int64_t>(items.size()), [&](int64_t item, int) {
+    sink.fetch_xor(kernels.read(items[static_cast<size_t>(item)], bytes_ahead),
+                   std::memory_order_relaxed);
+  });
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+double LeastSecondsToRead(Workers& workers, std::span<const ReadItem> items, Isa isa) {
+  double least = SecondsToRead(workers, items, 0, isa);
+  for (int64_t bytes_ahead : {2048, 4096, 6144, 8192, 12288}) {
+    least = std::min(least, SecondsToRead(workers, items, bytes_ahead, isa));
+  }
+  return least;
+}
+
+int64_t BytesOf(std::span<const ReadItem> items) {
+  int64_t bytes = 0;
+  for (const ReadItem& item : items) bytes += item.count * item.row_bytes;
+  return bytes;
+}
+
+std::span<const ReadItem> StreamItems(const char* data, int64_t bytes, std::span<ReadItem> items) {
+  constexpr int64_t kRow = 4096;
+  const int64_t rows = bytes / kRow, parts = static_cast<int64_t>(items.size());
+  for (int64_t i = 0; i < parts; ++i) {
+    const int64_t begin = rows * i / parts, end = rows * (i + 1) / parts;
+    items[static_cast<size_t>(i)] = {.view = {.base = data + begin * kRow, .row_stride = kRow},
+                                     .row_bytes = kRow,
+                                     .count = end - begin};
+  }
+  return items;
+}
+
+}  // namespace sparse_attention::cpu
