@@ -1,0 +1,92 @@
+// Bits of 64-bit words in the instruction set that a kernel's source is being compiled for. Only
+// for kernel sources, as simd.h.
+#ifndef SPARSE_ATTENTION_EFFICIENT_ATTENTION_KERNELS_CPU_SELECT_BITS_INL_H_
+#define SPARSE_ATTENTION_EFFICIENT_ATTENTION_KERNELS_CPU_SELECT_BITS_INL_H_
+
+#include <cstdint>
+
+#include "sparse_attention/efficient_attention/kernels/cpu/common/simd.h"
+
+namespace sparse_attention::cpu::SA_ISA {
+
+SA_INLINE int CountBits(uint64_t word) {
+#if defined(__POPCNT__) || !defined(__x86_64__)
+  return __builtin_popcountll(word);
+#else
+  // The builtin would call a function of the compiler's library.
+  word -= (word >> 1) & 0x5555555555555555u;
+  word = (word & 0x3333333333333333u) + ((word >> 2) & 0x3333333333333333u);
+  word = (word + (word >> 4)) & 0x0F0F0F0F0F0F0F0Fu;
+  return static_cast<int>((word * 0x0101010101010101u) >> 56);
+#endif
+}
+
+// The place of the lowest set bit; word != 0.
+SA_INLINE int LowestBit(uint64_t word) { return __builtin_ctzll(word); }
+
+// Bit i of `bits` at the place of the i-th set bit of `mask`.
+SA_INLINE uint64_t DepositBits(uint64_t bits, uint64_t mask) {
+#if defined(__BMI2__)
+  return _pdep_u64(bits, mask);
+#else
+  if (mask == ~uint64_t{0}) return bits;
+  uint64_t out = 0;
+  for (; mask != 0 && bits != 0; bits >>= 1, mask &= mask - 1) {
+    if (bits & 1) out |= mask & (~mask + 1);
+  }
+  return out;
+#endif
+}
+
+// The lowest `count` set bits of `word`, 0 <= count <= 64.
+SA_INLINE uint64_t FirstBits(uint64_t word, int count) {
+  if (count >= 64) return word;
+  return DepositBits((uint64_t{1} << count) - 1, word);
+}
+
+// The bits below `count`, 0 <= count <= 64.
+SA_INLINE uint64_t LowMask(int count) {
+  return count >= 64 ? ~uint64_t{0} : (uint64_t{1} << count) - 1;
+}
+
+// Words needed for n bits.
+SA_INLINE int64_t WordsFor(int64_t n) { return (n + 63) >> 6; }
+
+// out |= the bits of `bits`, in order, at the set bits of `mask`: one bit for each. The word behind
+// the last that holds such bits may be read.
+SA_INLINE void DepositWords(const uint64_t* bits, const uint64_t* mask, int64_t words,
+                            uint64_t* out) {
+  int64_t at = 0;
+  for (int64_t w = 0; w < words; ++w) {
+    const uint64_t places = mask[w];
+    if (places == 0) continue;
+    const int64_t word = at >> 6;
+    const int shift = static_cast<int>(at & 63);
+    // Two shifts: one of 64 is not defined.
+    const uint64_t next = bits[word] >> shift | (bits[word + 1] << 1) << (63 - shift);
+    out[w] |= DepositBits(next, places);
+    at += CountBits(places);
+  }
+}
+
+// A bit a lane: set where the lane of a comparison is -1.
+SA_INLINE uint32_t LaneBits(I32 lanes) {
+#if defined(SA_AVX512)
+  return _mm512_movepi32_mask(reinterpret_cast<__m512i>(lanes));
+#elif defined(SA_AVX2)
+  return static_cast<uint32_t>(_mm256_movemask_ps(reinterpret_cast<__m256>(lanes)));
+#elif defined(__x86_64__)
+  return static_cast<uint32_t>(_mm_movemask_ps(reinterpret_cast<__m128>(lanes)));
+#elif defined(__aarch64__)
+  const I32 weights = {1, 2, 4, 8};
+  return static_cast<uint32_t>(vaddvq_s32(reinterpret_cast<int32x4_t>(lanes & weights)));
+#else
+  uint32_t bits = 0;
+  for (int i = 0; i < kLanes; ++i) bits |= static_cast<uint32_t>(lanes[i] & 1) << i;
+  return bits;
+#endif
+}
+
+}  // namespace sparse_attention::cpu::SA_ISA
+
+#endif  // SPARSE_ATTENTION_EFFICIENT_ATTENTION_KERNELS_CPU_SELECT_BITS_INL_H_
