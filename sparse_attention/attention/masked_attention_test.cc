@@ -32,29 +32,6 @@ constexpr double kInf = std::numeric_limits<double>::infinity();
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 const std::vector<at::ScalarType> kTypes = {at::kFloat, at::kHalf, at::kBFloat16};
 
-// Masked attention as one writes it with LibTorch in the type of the inputs: the baseline of the
-// numeric law. Finite inputs.
-at::Tensor PlainAttention(const AttentionInputs& in, const Mask& mask) {
-  const auto type = in.q.scalar_type();
-  const at::Tensor k = in.k.repeat_interleave(in.group_size(), 1);
-  const at::Tensor v = in.v.repeat_interleave(in.group_size(), 1);
-  const at::Tensor selected = mask.ToActive().logical_and(VisibleByDefinition(in));
-  at::Tensor x = at::matmul(in.q, k.transpose(2, 3)).mul(in.effective_scale());
-  if (in.softcap.has_value()) x = x.div(*in.softcap).tanh().mul(*in.softcap);
-  if (in.bias.has_value()) {
-    const at::Tensor bias = in.bias->narrow(3, 0, in.keys()).expand_as(x);
-    x = x.add(bias.masked_fill(selected.logical_not(), 0).to(type));
-  }
-  x = x.sub(mask.ToDense().masked_fill(selected.logical_not(), 1).log().to(type))
-          .masked_fill(selected.logical_not(), -kInf);
-  if (in.sink_logits.has_value()) {
-    const at::Tensor sink = in.sink_logits->to(type).view({1, in.query_heads(), 1, 1});
-    x = at::cat({x, sink.expand({in.batch(), in.query_heads(), in.queries(), 1})}, -1);
-  }
-  const at::Tensor p = x.softmax(-1).narrow(3, 0, in.keys());
-  return at::matmul(p.masked_fill(selected.any(-1, true).logical_not(), 0), v);
-}
-
 // What float32 arithmetic may lose. A logit is off by one rounding a term, dim terms that sum to at
 // most `largest` in magnitude; its exponential and every weight by as much again; the sums over the
 // keys add one rounding a key.

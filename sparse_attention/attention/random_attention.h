@@ -26,6 +26,10 @@ RandomAttention MakeRandomAttention(uint64_t seed, at::ScalarType type);
 // AttentionInputs by a plain loop.
 at::Tensor VisibleByDefinition(const AttentionInputs& inputs);
 
+// Masked attention as one writes it with LibTorch in the type of the inputs: the baseline of the
+// numeric law. Finite inputs.
+at::Tensor PlainAttention(const AttentionInputs& inputs, const Mask& mask);
+
 }  // namespace sparse_attention
 
 #endif  // SPARSE_ATTENTION_ATTENTION_RANDOM_ATTENTION_H_

@@ -13,6 +13,13 @@
 
 namespace sparse_attention {
 
+// What an engine remembers of one layer, beside the states of maskers.
+class LayerMemory {
+ public:
+  virtual ~LayerMemory() = default;
+  virtual void Rewind() = 0;  // see AttentionSession::Rewind
+};
+
 class AttentionSession {
  public:
   // The state of one masker in one layer, made by it at the first use.
@@ -22,16 +29,26 @@ class AttentionSession {
     return state.get();
   }
 
-  // The sequence is cut back to what ResearchAttention::Prepare was given.
+  // The engine's own place for a layer; null at first.
+  std::unique_ptr<LayerMemory>& MemoryFor(int64_t layer) { return memories_[layer]; }
+
+  // The sequence is cut back to what Prepare of the engine was given.
   void Rewind() {
     for (auto& [place, state] : states_) state->Rewind();
+    for (auto& [layer, memory] : memories_) {
+      if (memory != nullptr) memory->Rewind();
+    }
   }
 
   // Forgets everything: the next step starts a new sequence.
-  void Reset() { states_.clear(); }
+  void Reset() {
+    states_.clear();
+    memories_.clear();
+  }
 
  private:
   std::map<std::tuple<int64_t, int64_t, int64_t>, std::unique_ptr<MaskerState>> states_;
+  std::map<int64_t, std::unique_ptr<LayerMemory>> memories_;
 };
 
 }  // namespace sparse_attention

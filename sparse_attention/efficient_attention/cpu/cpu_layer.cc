@@ -4,7 +4,7 @@
 #include <bit>
 #include <cstring>
 
-#include "sparse_attention/base/status.h"
+#include "absl/strings/str_cat.h"
 #include "sparse_attention/efficient_attention/cpu/attend.h"
 
 namespace sparse_attention::cpu {
@@ -17,14 +17,26 @@ int64_t FirstVisible(const StepInputs& inputs, const SequenceKv& kv, int64_t pos
 
 }  // namespace
 
-CpuLayer::CpuLayer(const StepPlan& plan, const LayerPipeline& pipeline)
-    : plan_(plan), pipeline_(pipeline) {
-  SA_CHECK(static_cast<int32_t>(pipeline_.chain_of_head.size()) == plan_.shape.query_heads);
-  SA_CHECK(plan_.shape.group() <= kMostGroup);
-  for (const MaskerChain& chain : pipeline_.chains) {
-    std::vector<std::unique_ptr<KeyIndex>>& indexes = indexes_.emplace_back();
-    for (const auto& masker : chain) indexes.push_back(masker->NewIndex(plan_));
+absl::StatusOr<CpuLayer> CpuLayer::Create(const StepPlan& plan, const LayerPipeline& pipeline) {
+  if (static_cast<int32_t>(pipeline.chain_of_head.size()) != plan.shape.query_heads ||
+      plan.shape.kv_heads < 1 || plan.shape.query_heads % plan.shape.kv_heads != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a layer of ", plan.shape.query_heads, " query and ", plan.shape.kv_heads,
+        " KV heads with a pipeline for ", pipeline.chain_of_head.size(), " query heads"));
   }
+  if (plan.shape.group() > kMostGroup) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "at most ", kMostGroup, " query heads may share a KV head, got ", plan.shape.group()));
+  }
+  CpuLayer layer(plan, pipeline);
+  for (const MaskerChain& chain : pipeline.chains) {
+    std::vector<std::unique_ptr<KeyIndex>>& indexes = layer.indexes_.emplace_back();
+    for (const auto& masker : chain) {
+      SA_ASSIGN_OR_RETURN(std::unique_ptr<KeyIndex> index, masker->NewIndex(plan));
+      indexes.push_back(std::move(index));
+    }
+  }
+  return layer;
 }
 
 void CpuLayer::Append(std::span<const SequenceKv> sequences, Workers& workers) {
@@ -58,16 +70,19 @@ int64_t CpuLayer::IndexBytes() const {
 
 size_t CpuLayer::ScratchBytes() const {
   size_t most = 0;
-  for (const MaskerChain& chain : pipeline_.chains) {
+  for (size_t c = 0; c < pipeline_.chains.size(); ++c) {
     size_t bytes = HeldKeys::ScratchBytes(plan_.sets(), plan_.capacity);
-    for (const auto& masker : chain) bytes += masker->ScratchBytes(plan_);
+    for (size_t m = 0; m < pipeline_.chains[c].size(); ++m) {
+      bytes += pipeline_.chains[c][m]->ScratchBytes(plan_);
+      if (indexes_[c][m] != nullptr) bytes += indexes_[c][m]->ScratchBytes();
+    }
     most = std::max(most, bytes);
   }
   return most + AttendScratchBytes(plan_);
 }
 
 void CpuLayer::Run(const StepInputs& inputs, const StepOutputs& outputs, Workers& workers,
-                   std::span<Arena> arenas, RowReport* reports) const {
+                   std::span<Arena> arenas, RowReport* reports, const StepObserver* observe) const {
   SA_CHECK(static_cast<int>(arenas.size()) >= workers.threads());
   const auto& of_head = pipeline_.chain_of_head;
   const bool dense = std::all_of(of_head.begin(), of_head.end(),
@@ -81,12 +96,12 @@ void CpuLayer::Run(const StepInputs& inputs, const StepOutputs& outputs, Workers
     const int64_t first = i % blocks * block;
     const Item item = {i / blocks / kv_heads, i / blocks % kv_heads, first,
                        std::min(block, inputs.queries - first)};
-    RunItem(item, inputs, outputs, arenas[static_cast<size_t>(thread)], reports);
+    RunItem(item, inputs, outputs, arenas[static_cast<size_t>(thread)], reports, observe);
   });
 }
 
 void CpuLayer::RunItem(const Item& item, const StepInputs& inputs, const StepOutputs& outputs,
-                       Arena& arena, RowReport* reports) const {
+                       Arena& arena, RowReport* reports, const StepObserver* observe) const {
   const int group = plan_.shape.group();
   const int* const chain_of = pipeline_.chain_of_head.data() + item.kv_head * group;
   uint32_t left = (1u << group) - 1;
@@ -101,7 +116,7 @@ void CpuLayer::RunItem(const Item& item, const StepInputs& inputs, const StepOut
     if (chain == LayerPipeline::kDense) {
       RunDense(item, inputs, outputs, heads, arena, reports);
     } else {
-      RunChain(chain, item, inputs, outputs, heads, arena, reports);
+      RunChain(chain, item, inputs, outputs, heads, arena, reports, observe);
     }
   }
 }
@@ -117,21 +132,22 @@ void CpuLayer::RunDense(const Item& item, const StepInputs& inputs, const StepOu
     row_end[r] = position + 1;
   }
   const int last = block.problem.rows - 1;
-  plan_.attention->attend_range(block.problem, row_begin[0], row_end[last], row_begin, row_end,
-                                block.state);
+  plan_.attention.attend_range(block.problem, row_begin[0], row_end[last], row_begin, row_end,
+                               block.state);
   block.Finish(plan_, inputs, outputs, heads);
   if (reports == nullptr) return;
   for (int r = 0; r < block.problem.rows; ++r) {
     if ((heads >> block.head_of(r) & 1) == 0) continue;
     RowReport& report = reports[block.row_index(plan_, inputs, r)];
     report = {};
-    report.selected = std::max<int64_t>(0, row_end[r] - row_begin[r]);
+    report.visible = std::max<int64_t>(0, row_end[r] - row_begin[r]);
+    report.selected = report.rows_read = report.visible;
   }
 }
 
 void CpuLayer::RunChain(int chain, const Item& item, const StepInputs& inputs,
                         const StepOutputs& outputs, uint32_t heads, Arena& arena,
-                        RowReport* reports) const {
+                        RowReport* reports, const StepObserver* observe) const {
   const SequenceKv& kv = inputs.sequences[static_cast<size_t>(item.sequence)];
   for (int64_t query = item.first_query; query < item.first_query + item.queries; ++query) {
     ArenaScope scope(arena);
@@ -154,11 +170,13 @@ void CpuLayer::RunChain(int chain, const Item& item, const StepInputs& inputs,
     for (size_t m = 0; m < maskers.size() && !step.held.holds_all(); ++m) {
       maskers[m]->Select(step, indexes_[static_cast<size_t>(chain)][m].get());
     }
+    if (observe != nullptr) (*observe)(step);
     AttendHeld(step);
     AttendSampled(step);
     block.Finish(plan_, inputs, outputs, heads);
     if (reports == nullptr) continue;
     for (int r = 0; r < block.problem.rows; ++r) {
+      step.reports[r].visible = step.held.visible();
       if ((heads >> r & 1) != 0) reports[block.row_index(plan_, inputs, r)] = step.reports[r];
     }
   }

@@ -9,10 +9,12 @@
 #define SPARSE_ATTENTION_EFFICIENT_ATTENTION_CPU_CPU_LAYER_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
 
+#include "sparse_attention/base/status.h"
 #include "sparse_attention/efficient_attention/cpu/arena.h"
 #include "sparse_attention/efficient_attention/cpu/cpu_masker.h"
 #include "sparse_attention/efficient_attention/cpu/step.h"
@@ -30,34 +32,44 @@ struct LayerPipeline {
   static constexpr int kDense = -1;
 };
 
+// Sees what maskers chose, for tests and for those who inspect a method.
+using StepObserver = std::function<void(const StepItem& item)>;
+
 class CpuLayer {
  public:
-  CpuLayer(const StepPlan& plan, const LayerPipeline& pipeline);
+  // InvalidArgument where `pipeline` does not fit the plan; or an error of a masker's index.
+  static absl::StatusOr<CpuLayer> Create(const StepPlan& plan, const LayerPipeline& pipeline);
 
   // The indexes take in the keys of `sequences` beyond those that they cover.
   void Append(std::span<const SequenceKv> sequences, Workers& workers);
   // Indexes forget the keys of a sequence from `length` on.
   void Truncate(int64_t sequence, int64_t length);
 
-  // One step. Every index must cover the keys. `arenas` has one a thread of `workers`, each of
-  // ScratchBytes(). `reports` is [sequences, query heads, queries], or null.
+  // One step. Every index must cover the keys. `observe`, where given, is called for every item
+  // whose maskers are done, from the thread that computes it. `arenas` has one a thread of
+  // `workers`, each of ScratchBytes(). `reports` is [sequences, query heads, queries], or null.
   void Run(const StepInputs& inputs, const StepOutputs& outputs, Workers& workers,
-           std::span<Arena> arenas, RowReport* reports = nullptr) const;
+           std::span<Arena> arenas, RowReport* reports = nullptr,
+           const StepObserver* observe = nullptr) const;
 
   size_t ScratchBytes() const;
   int64_t IndexBytes() const;
   const StepPlan& plan() const { return plan_; }
 
  private:
+  CpuLayer(const StepPlan& plan, const LayerPipeline& pipeline)
+      : plan_(plan), pipeline_(pipeline) {}
+
   struct Item {
     int64_t sequence, kv_head, first_query, queries;
   };
   void RunItem(const Item& item, const StepInputs& inputs, const StepOutputs& outputs, Arena& arena,
-               RowReport* reports) const;
+               RowReport* reports, const StepObserver* observe) const;
   void RunDense(const Item& item, const StepInputs& inputs, const StepOutputs& outputs,
                 uint32_t heads, Arena& arena, RowReport* reports) const;
   void RunChain(int chain, const Item& item, const StepInputs& inputs, const StepOutputs& outputs,
-                uint32_t heads, Arena& arena, RowReport* reports) const;
+                uint32_t heads, Arena& arena, RowReport* reports,
+                const StepObserver* observe) const;
 
   StepPlan plan_;
   LayerPipeline pipeline_;

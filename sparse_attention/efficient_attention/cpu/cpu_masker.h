@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "sparse_attention/base/status.h"
 #include "sparse_attention/efficient_attention/cpu/arena.h"
 #include "sparse_attention/efficient_attention/cpu/cost_rule.h"
 #include "sparse_attention/efficient_attention/cpu/held_keys.h"
@@ -60,6 +61,7 @@ struct SampledKeys {
 
 // What a step reports of one row, for metrics.
 struct RowReport {
+  int64_t visible = 0;        // keys that the row sees
   int64_t selected = 0;       // keys attended to
   int64_t rows_read = 0;      // keys of the KV head that were read for the query heads of its group
   int64_t sample_budget = 0;  // keys drawn
@@ -94,20 +96,24 @@ struct StepItem {
 class KeyIndex {
  public:
   virtual ~KeyIndex() = default;
-  // Takes in keys [covered, kv.length) of a sequence; the earlier ones are as they were. Called
-  // from one thread; `workers` may be used.
+  // Takes in the keys of a sequence beyond those that it took in before, which are as they were.
+  // Called from one thread; `workers` may be used.
   virtual void Append(int64_t sequence, const SequenceKv& kv, Workers& workers) = 0;
   // Forgets the keys from `length` on.
   virtual void Truncate(int64_t sequence, int64_t length) = 0;
-  virtual int64_t covered(int64_t sequence) const = 0;
   virtual int64_t bytes() const = 0;  // held
+  // Of a thread's arena, for one item.
+  virtual size_t ScratchBytes() const { return 0; }
 };
 
 class CpuMasker {
  public:
   virtual ~CpuMasker() = default;
-  // Null where the method remembers nothing of keys.
-  virtual std::unique_ptr<KeyIndex> NewIndex(const StepPlan&) const { return nullptr; }
+  // Null where the method remembers nothing of keys. Errors: what the method needs is missing for
+  // the layer, or the plan is beyond it.
+  virtual absl::StatusOr<std::unique_ptr<KeyIndex>> NewIndex(const StepPlan&) const {
+    return nullptr;
+  }
   // For one item, beside what HeldKeys takes.
   virtual size_t ScratchBytes(const StepPlan&) const { return 0; }
   // `index` is what NewIndex made, and covers all keys. Not called where all keys are held.

@@ -1,5 +1,6 @@
 #include "sparse_attention/efficient_attention/cpu/kv_cache.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 #include <utility>
@@ -48,7 +49,7 @@ absl::StatusOr<KvCache> KvCache::Create(const KvCacheOptions& options) {
   const int64_t rows = cache.paged() ? options.page_size : options.capacity;
   const int64_t pieces = cache.paged() ? cache.options_.pages : options.sequences;
   const auto allocate = [&](int64_t row) {
-    return AlignedBuffer::Allocate(static_cast<size_t>(pieces * shape.kv_heads * rows * row));
+    return AlignedBuffer(static_cast<size_t>(pieces * shape.kv_heads * rows * row));
   };
   cache.keys_ = allocate(k_row);
   cache.values_ = allocate(v_row);

@@ -40,7 +40,7 @@ class AdaptiveSampler final : public CpuMasker {
  private:
   // The budget of a set whose keys open to sampling are `open`, `population` of them.
   int64_t ChooseBudget(StepItem& item, int set, const uint64_t* open, int64_t population,
-                       int64_t base_count, uint64_t* scratch_bits) const;
+                       int64_t base_count, uint64_t* scratch) const;
   int64_t MostBaseKeys(const StepPlan& plan) const;
 
   const AdaptiveSamplerOptions options_;

@@ -1,0 +1,87 @@
+// EfficientAttention: the engine that runs a pipeline in kernels that read only the selected keys.
+//
+// The same JSON config defines a method in both engines; the research engine says what it means,
+// this one computes it fast and is tested equal to it. Where a pipeline, a shape or an input cannot
+// be run, it is refused with what is required, what is supported and what is missing; nothing falls
+// back silently.
+//
+//   SA_ASSIGN_OR_RETURN(const auto attention, EfficientAttention::Create(config));
+//   AttentionSession session;
+//   for each step and layer:
+//     SA_ASSIGN_OR_RETURN(const at::Tensor out, attention->Run(inputs, &session));
+//
+// Queries are causal among themselves. Selection, random draws and weights are those of the
+// research engine: integer-scored methods select the same sets, float-scored ones agree on every
+// key whose score differs from the k-th by more than rounding.
+#ifndef SPARSE_ATTENTION_EFFICIENT_ATTENTION_EFFICIENT_ATTENTION_H_
+#define SPARSE_ATTENTION_EFFICIENT_ATTENTION_EFFICIENT_ATTENTION_H_
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "metric_logging/metric_sink.h"
+#include "sparse_attention/attention/attention_inputs.h"
+#include "sparse_attention/base/status.h"
+#include "sparse_attention/config/pipeline_config.h"
+#include "sparse_attention/efficient_attention/cpu/cpu_layer.h"
+#include "sparse_attention/research_attention/attention_session.h"
+
+namespace sparse_attention {
+
+// One layer of a batch of sequences: what Run keeps between steps, and the way to use the engine
+// without tensors. See cpu_layer.h.
+struct EfficientLayerOptions {
+  cpu::LayerShape shape;
+  int64_t sequences = 1;
+  int64_t capacity = 0;  // keys of a sequence
+};
+
+class EfficientAttention {
+ public:
+  // InvalidArgument or NotFound: an entry of the pipeline is wrong. Unimplemented: a masker has no
+  // efficient form. Messages begin with the path.
+  static absl::StatusOr<std::unique_ptr<const EfficientAttention>> Create(
+      const PipelineConfig& config);
+
+  // Plans a layer. Unimplemented: what is required, supported and missing.
+  absl::StatusOr<cpu::CpuLayer> Plan(const EfficientLayerOptions& options) const;
+
+  // One step of layer `inputs.layer`: [batch, query heads, queries, value dim] in q's type; `lse`,
+  // if given, receives float32 [batch, query heads, queries]. The session remembers the keys: those
+  // that were appended since the last step are taken into the indexes, a cut is followed (see
+  // cpu/key_guard.h). Errors of ValidateInputs; Unimplemented: the inputs are beyond this engine.
+  // Thread-safe for different sessions, which take turns at the threads.
+  absl::StatusOr<at::Tensor> Run(const AttentionInputs& inputs, AttentionSession* session,
+                                 MetricSink* sink = nullptr, at::Tensor* lse = nullptr,
+                                 const cpu::StepObserver* observe = nullptr) const;
+
+  // Lets the indexes of layer `inputs.layer` take in the keys of `inputs`, whose queries may be
+  // none, as the prefix of what follows.
+  absl::Status Prepare(const AttentionInputs& inputs, AttentionSession* session) const;
+
+  // No query head of the layer has a masker.
+  bool IsDense(int64_t layer, int64_t query_heads) const;
+  // True where a masker of the pipeline reads every key to choose among them.
+  bool IsOracle() const { return is_oracle_; }
+
+  const PipelineConfig& config() const { return config_; }
+
+ private:
+  class LayerState;
+
+  explicit EfficientAttention(const PipelineConfig& config) : config_(config) {}
+  cpu::LayerPipeline PipelineOf(int64_t layer, int64_t query_heads) const;
+  absl::StatusOr<LayerState*> Update(const AttentionInputs& inputs,
+                                     AttentionSession* session) const;
+
+  PipelineConfig config_;
+  std::vector<cpu::MaskerChain> chains_;  // by rule; empty: dense
+  bool is_oracle_ = false;
+};
+
+}  // namespace sparse_attention
+
+#endif  // SPARSE_ATTENTION_EFFICIENT_ATTENTION_EFFICIENT_ATTENTION_H_

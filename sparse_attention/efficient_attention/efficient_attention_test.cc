@@ -1,0 +1,159 @@
+#include "sparse_attention/efficient_attention/efficient_attention.h"
+
+#include <ATen/ops/allclose.h>
+#include <ATen/ops/cat.h>
+
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "sparse_attention/attention/numeric_law.h"
+#include "sparse_attention/attention/random_attention.h"
+#include "sparse_attention/attention/reference_attention.h"
+#include "sparse_attention/base/random_tensors.h"
+#include "sparse_attention/base/status_matchers.h"
+#include "sparse_attention/base/tensor_near.h"
+#include "sparse_attention/efficient_attention/engine_testing.h"
+
+namespace sparse_attention {
+namespace {
+
+using ::testing::HasSubstr;
+
+Json Parsed(const std::string& text) { return Json::parse(text); }
+
+// Entries of a pipeline with budgets of every kind.
+Json RandomFixed(RandomTensors& random) {
+  const auto budget = [&](int64_t most) -> Json {
+    if (random.Chance(0.5)) return random.Integer(1, most);
+    return random.Real(0.001, 0.3);
+  };
+  switch (random.Integer(0, 3)) {
+    case 0:
+      return {{"type", "sink"}, {"sink_size", budget(200)}};
+    case 1:
+      return {{"type", "local"}, {"window_size", budget(200)}};
+    case 2:
+      return {{"type", "sink"}, {"sink_size", random.Integer(1, 64)}};
+    default:
+      return {{"type", "local"}, {"window_size", random.Integer(1, 64)}};
+  }
+}
+
+Json RandomSampler(RandomTensors& random) {
+  if (random.Chance(0.4)) {
+    return {{"type", "random_sampling"}, {"sampling_rate", random.Real(0.01, 1)}};
+  }
+  Json entry = {{"type", "adaptive_sampling"},
+                {"base_rate_sampling",
+                 random.Chance(0.8) ? Json(random.Real(0.01, 0.3)) : Json(random.Integer(2, 40))},
+                {"epsilon", random.Real(0.02, 0.5)},
+                {"delta", random.Real(0.02, 0.3)},
+                {"init_offset", random.Integer(0, 40)},
+                {"local_offset", random.Integer(0, 40)}};
+  if (random.Chance(0.3)) entry["guarantee"] = "output";
+  return entry;
+}
+
+class RangesAndSamplers : public ::testing::TestWithParam<at::ScalarType> {};
+INSTANTIATE_TEST_SUITE_P(Types, RangesAndSamplers,
+                         ::testing::Values(at::kFloat, at::kHalf, at::kBFloat16),
+                         [](const auto& info) { return std::string(toString(info.param)); });
+
+// Ranges and samples are functions of positions and of the random streams: the sets are equal, the
+// outputs obey the numeric law over them.
+TEST_P(RangesAndSamplers, EqualTheResearchEngine) {
+  std::vector<at::Tensor> outs, references, baselines;
+  int budgets_off_by_one = 0;
+  for (uint64_t seed = 0; seed < 150; ++seed) {
+    const EngineCase problem = MakeEngineCase(seed, GetParam());
+    const AttentionInputs& in = problem.inputs;
+    RandomTensors random(seed + 1000);
+    Json pipeline = {{"seed", random.Integer(0, 1 << 30)},
+                     {"selection", random.Chance(0.5) ? "query_head" : "kv_group"},
+                     {"maskers", Json::array()}};
+    for (int64_t i = random.Integer(0, 3); i > 0; --i) {
+      pipeline["maskers"].push_back(RandomFixed(random));
+    }
+    if (random.Chance(0.5)) pipeline["maskers"].push_back(RandomSampler(random));
+    SCOPED_TRACE(problem.text + "\n" + pipeline.dump());
+    SA_ASSERT_OK_AND_ASSIGN(const auto research, ResearchFromJson(pipeline));
+    SA_ASSERT_OK_AND_ASSIGN(const auto efficient, EfficientFromJson(pipeline));
+    AttentionSession research_session, session;
+    SA_ASSERT_OK_AND_ASSIGN(const AttentionResult expected, research->Run(in, &research_session));
+    SA_ASSERT_OK_AND_ASSIGN(const EfficientResult result, RunEfficient(*efficient, in, &session));
+
+    const at::Tensor weights = VisibleWeights(in, expected.mask);
+    if (!at::allclose(result.mask.ToDense(), weights, 1e-5, 0)) {
+      // A budget may differ by one key: compare the number of keys.
+      const at::Tensor count = result.mask.ToActive().sum(-1);
+      EXPECT_THAT(count.to(at::kDouble),
+                  TensorNear(weights.gt(0).sum(-1), {.absolute_eps = 1 / 0x1p-52, .magnitude = 1}));
+      EXPECT_GT(count.ne(weights.gt(0).sum(-1)).sum().item<int64_t>(), 0) << "other keys";
+      ++budgets_off_by_one;
+    }
+    SA_ASSERT_OK_AND_ASSIGN(const ReferenceState reference, ReferenceAttention(in, result.mask));
+    EXPECT_THAT(result.lse, TensorNear(reference.lse,
+                                       {.relative_eps = 4, .absolute_eps = 2e4, .magnitude = 1}));
+    outs.push_back(result.out.flatten());
+    references.push_back(reference.out.flatten());
+    baselines.push_back(PlainAttention(in, result.mask).flatten());
+  }
+  EXPECT_THAT(at::cat(outs), ObeysNumericLaw(at::cat(references), at::cat(baselines)));
+  EXPECT_LE(budgets_off_by_one, 3);
+}
+
+TEST(EfficientAttention, TopKOfExactLogitsEqualsTheResearchEngine) {
+  for (uint64_t seed = 0; seed < 100; ++seed) {
+    // Small whole numbers: logits are exact in both engines, and many are equal.
+    EngineCase problem = MakeEngineCase(seed, at::kFloat);
+    AttentionInputs& in = problem.inputs;
+    in.q = in.q.round();
+    in.k = in.k.round();
+    in.scale = 0.5;
+    in.softcap.reset();
+    RandomTensors random(seed + 2000);
+    Json pipeline = {{"selection", random.Chance(0.5) ? "query_head" : "kv_group"},
+                     {"group_reduce", random.OneOf<std::string>({"max", "sum"})},
+                     {"maskers", Json::array()}};
+    for (int64_t i = random.Integer(0, 4); i > 0; --i) {
+      pipeline["maskers"].push_back(
+          random.Chance(0.5)
+              ? RandomFixed(random)
+              : Json{{"type", "oracle_top_k"},
+                     {"heavy_size", random.Chance(0.5) ? Json(random.Integer(1, 300))
+                                                       : Json(random.Real(0.001, 0.5))}});
+    }
+    SCOPED_TRACE(problem.text + "\n" + pipeline.dump());
+    SA_ASSERT_OK_AND_ASSIGN(const auto research, ResearchFromJson(pipeline));
+    SA_ASSERT_OK_AND_ASSIGN(const auto efficient, EfficientFromJson(pipeline));
+    AttentionSession research_session, session;
+    SA_ASSERT_OK_AND_ASSIGN(const AttentionResult expected, research->Run(in, &research_session));
+    SA_ASSERT_OK_AND_ASSIGN(const EfficientResult result, RunEfficient(*efficient, in, &session));
+    EXPECT_TRUE(result.mask.ToDense().equal(VisibleWeights(in, expected.mask)));
+  }
+}
+
+TEST(EfficientAttention, RefusalsNameWhatIsMissing) {
+  const auto error = [](const std::string& pipeline) {
+    return EfficientFromJson(Parsed(pipeline)).status();
+  };
+  EXPECT_THAT(error(R"({"maskers": [{"type": "sink", "sink_size": 4}, {"type": "snap_kv"}]})"),
+              StatusIs(absl::StatusCode::kUnimplemented,
+                       HasSubstr("pipeline.maskers[1]: snap_kv has no form in the efficient "
+                                 "engine")));
+  EXPECT_THAT(error(R"({"maskers": [{"type": "random_sampling", "sampling_rate": 0.1,
+                                     "estimator": "hub"}]})"),
+              StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("estimator \"hub\"")));
+  EXPECT_THAT(error(R"({"maskers": [{"type": "random_sampling", "sampling_rate": 0.1},
+                                    {"type": "sink", "sink_size": 4}]})"),
+              StatusIs(absl::StatusCode::kUnimplemented,
+                       HasSubstr("pipeline.maskers[1]: in the efficient engine nothing may follow "
+                                 "a sampling masker, got sink behind random_sampling")));
+  EXPECT_THAT(error(R"({"maskers": [{"type": "sink", "sink_size": -1}]})"),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("sink_size")));
+}
+
+}  // namespace
+}  // namespace sparse_attention
