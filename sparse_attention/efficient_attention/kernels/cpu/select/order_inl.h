@@ -8,9 +8,6 @@
 
 #include "sparse_attention/efficient_attention/kernels/cpu/common/simd.h"
 
-// A lambda that is inlined like an SA_INLINE function.
-#define SA_LAMBDA __attribute__((always_inline))
-
 namespace sparse_attention::cpu::SA_ISA {
 
 constexpr int32_t kLeastOrder = -0x7F7FFFFF - 1;  // of the lowest finite number and -infinity

@@ -1,4 +1,5 @@
 #include "sparse_attention/efficient_attention/kernels/cpu/select/bits_inl.h"
+#include "sparse_attention/efficient_attention/kernels/cpu/select/blocks_inl.h"
 #include "sparse_attention/efficient_attention/kernels/cpu/select/order_inl.h"
 #include "sparse_attention/efficient_attention/kernels/cpu/select/top_k.h"
 
@@ -81,36 +82,6 @@ SA_INLINE void FeedWord(const T* scores, const Bracket& bracket, uint64_t eligib
   }
 #endif
   s->inside_count = count;
-}
-
-// Calls word(w, scores of 64 entries, the bits of those that take part) for every word of the
-// block; partial words are copied, so that 64 can be read. Returns early when it returns false.
-template <typename T, typename Word>
-SA_INLINE void ForWords(int64_t begin, const T* scores, int64_t count, const uint64_t* excluded,
-                        const Word& word) {
-  int64_t w = begin >> 6;
-  const int offset = static_cast<int>(begin & 63);
-  T part[64];
-  if (offset != 0) {
-    const int length = static_cast<int>(count < 64 - offset ? count : 64 - offset);
-    std::memset(part, 0, sizeof(part));
-    std::memcpy(part + offset, scores, sizeof(T) * static_cast<size_t>(length));
-    const uint64_t held = excluded == nullptr ? 0 : excluded[w];
-    if (!word(w, part, LowMask(length) << offset & ~held)) return;
-    scores += length;
-    count -= length;
-    ++w;
-  }
-  for (; count >= 64; ++w, scores += 64, count -= 64) {
-    const uint64_t held = excluded == nullptr ? 0 : excluded[w];
-    if (!word(w, scores, ~held)) return;
-  }
-  if (count > 0) {
-    std::memset(part, 0, sizeof(part));
-    std::memcpy(part, scores, sizeof(T) * static_cast<size_t>(count));
-    const uint64_t held = excluded == nullptr ? 0 : excluded[w];
-    word(w, part, LowMask(static_cast<int>(count)) & ~held);
-  }
 }
 
 template <bool kStore, typename T>
@@ -343,24 +314,14 @@ bool Finish(TopKState* s, uint64_t* selected) {
 template <typename T>
 SA_INLINE void SelectRow(TopKState* s, const T* scores, int64_t n, int64_t k,
                          const uint64_t* excluded, uint64_t* selected) {
-  int64_t entries = n;
-  if (excluded != nullptr) {
-    const int64_t whole = n >> 6;
-    for (int64_t w = 0; w < whole; ++w) entries -= CountBits(excluded[w]);
-    const uint64_t rest = LowMask(static_cast<int>(n & 63));
-    if (rest != 0) entries -= CountBits(excluded[whole] & rest);
-  }
+  const int64_t entries = n - CountExcluded(excluded, n);
   float sample[kMaxSample];
   int64_t count = 0;
   if (0 < k && k < entries && entries > 4 * kMaxSample) {
-    // One entry of each of 1,024 stretches, somewhere in it: rows may have a period.
-    const uint64_t stretch = (static_cast<uint64_t>(n) << 16) / kMaxSample;
     for (int64_t i = 0; i < kMaxSample; ++i) {
-      const uint32_t hash = static_cast<uint32_t>(i + 1) * 0x9E3779B1u;
-      const uint64_t within = (stretch * (hash >> 16)) >> 16;
-      const int64_t j = static_cast<int64_t>((static_cast<uint64_t>(i) * stretch + within) >> 16);
+      const int64_t j = SamplePlace(i, kMaxSample, n);
       sample[count] = static_cast<float>(scores[j]);
-      count += excluded == nullptr || (excluded[j >> 6] >> (j & 63) & 1) == 0;
+      count += !Excluded(excluded, j);
     }
   }
   Begin(s, k, entries, sample, count);
