@@ -1,0 +1,451 @@
+#include "sparse_attention/efficient_attention/kernels/cpu/common/simd.h"
+#include "sparse_attention/efficient_attention/kernels/cpu/score/table_lookup.h"
+
+namespace sparse_attention::cpu::SA_ISA {
+namespace {
+
+constexpr int64_t kBlockKeys = 1024;  // sums of two rows that stay in the first-level cache
+
+// kLanes codes as numbers.
+SA_INLINE U32 LoadCodes(const uint8_t* p) {
+#if defined(SA_AVX512)
+  return reinterpret_cast<U32>(
+      _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#else
+  typedef uint8_t U8Quarter __attribute__((vector_size(kLanes)));
+  U8Quarter codes;
+  std::memcpy(&codes, p, sizeof(codes));
+  return __builtin_convertvector(codes, U32);
+#endif
+}
+SA_INLINE U32 LoadCodes(const uint16_t* p) {
+  U16Half codes;
+  std::memcpy(&codes, p, sizeof(codes));
+  return __builtin_convertvector(codes, U32);
+}
+SA_INLINE U32 LoadCodes(const uint32_t* p) {
+  U32 codes;
+  std::memcpy(&codes, p, sizeof(codes));
+  return codes;
+}
+
+// A table in memory, of any size. A table type says how many keys it looks up at a time, kVectors
+// vectors, and how many tables and rows of it fit the registers.
+template <typename CodeType>
+struct GatherTable {
+  using Code = CodeType;
+  static constexpr int kVectors = 1, kTablesAtOnce = 2, kRowsAtOnce = 2;
+  static constexpr bool kInRegisters = false;
+  struct Codes {
+    U32 index;
+  };
+  static SA_INLINE Codes Read(const Code* p) { return {LoadCodes(p)}; }
+
+  SA_INLINE void Load(const float* table, int) { entries = table; }
+  SA_INLINE void At(const Codes& codes, F32* x) const {
+#if defined(SA_AVX512)
+    *x = reinterpret_cast<F32>(
+        _mm512_i32gather_ps(reinterpret_cast<__m512i>(codes.index), entries, 4));
+#elif defined(SA_AVX2)
+    *x = reinterpret_cast<F32>(
+        _mm256_i32gather_ps(entries, reinterpret_cast<__m256i>(codes.index), 4));
+#else
+    for (int i = 0; i < kLanes; ++i) (*x)[i] = entries[codes.index[i]];
+#endif
+  }
+
+  const float* entries;
+};
+
+#if defined(SA_AVX512)
+// Up to 64 entries in registers, 32 of them being reached by one permutation.
+template <int kBits>
+struct FloatTable {
+  using Code = uint8_t;
+  static constexpr int kVectors = 1, kTablesAtOnce = 2, kRowsAtOnce = 2;
+  static constexpr bool kInRegisters = true;
+  static constexpr int kRegisters = kBits <= 4 ? 1 : 1 << (kBits - 4);
+  struct Codes {
+    __m512i index;
+    __mmask16 lower, upper;  // codes below 32, and others
+  };
+  static SA_INLINE Codes Read(const Code* p) {
+    Codes codes = {reinterpret_cast<__m512i>(LoadCodes(p)), 0, 0};
+    if constexpr (kBits == 6) {
+      codes.upper = _mm512_test_epi32_mask(codes.index, _mm512_set1_epi32(32));
+      codes.lower = _mm512_testn_epi32_mask(codes.index, _mm512_set1_epi32(32));
+    }
+    return codes;
+  }
+
+  SA_INLINE void Load(const float* table, int entries) {
+    if constexpr (kRegisters == 1) {
+      part[0] = _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << entries) - 1), table);
+    } else {
+      for (int i = 0; i < kRegisters; ++i) part[i] = _mm512_loadu_ps(table + 16 * i);
+    }
+  }
+  SA_INLINE void At(const Codes& codes, F32* x) const {
+    if constexpr (kBits <= 4) {
+      *x = reinterpret_cast<F32>(_mm512_permutexvar_ps(codes.index, part[0]));
+    } else if constexpr (kBits == 5) {
+      *x = reinterpret_cast<F32>(_mm512_permutex2var_ps(part[0], codes.index, part[1]));
+    } else {
+      // The other half keeps its codes.
+      const __m512 half = _mm512_mask2_permutex2var_ps(part[0], codes.index, codes.lower, part[1]);
+      *x = reinterpret_cast<F32>(
+          _mm512_mask2_permutex2var_ps(part[2], _mm512_castps_si512(half), codes.upper, part[3]));
+    }
+  }
+
+  __m512 part[kRegisters];
+};
+#endif
+
+#if defined(SA_AVX512_BF16)
+// 64 codes, code 16 * b + i in byte b of lane i.
+SA_INLINE __m512i ReadInterleaved(const uint8_t* p) {
+  alignas(64) static constexpr uint8_t kOrder[64] = {
+      0,  16, 32, 48, 1,  17, 33, 49, 2,  18, 34, 50, 3,  19, 35, 51,  //
+      4,  20, 36, 52, 5,  21, 37, 53, 6,  22, 38, 54, 7,  23, 39, 55,  //
+      8,  24, 40, 56, 9,  25, 41, 57, 10, 26, 42, 58, 11, 27, 43, 59,  //
+      12, 28, 44, 60, 13, 29, 45, 61, 14, 30, 46, 62, 15, 31, 47, 63};
+  return _mm512_permutexvar_epi8(_mm512_load_si512(kOrder), _mm512_loadu_si512(p));
+}
+
+// The floats 0, 2, .. and 1, 3, .. of 32 whose low and high halves are lane i of `low` and `high`.
+SA_INLINE void JoinHalves(__m512i low, __m512i high, __m512i* even, __m512i* odd) {
+  constexpr __mmask32 kHigh = 0xAAAAAAAA;
+  *even = _mm512_mask_blend_epi16(kHigh, low, _mm512_slli_epi32(high, 16));
+  *odd = _mm512_mask_blend_epi16(kHigh, _mm512_srli_epi32(low, 16), high);
+}
+
+// 128 or 256 entries as four tables of bytes: a permutation looks up a byte of 64 keys.
+template <int kBits>
+struct ByteTable {
+  using Code = uint8_t;
+  static constexpr int kVectors = 4, kTablesAtOnce = 1, kRowsAtOnce = kBits == 7 ? 2 : 1;
+  static constexpr bool kInRegisters = true;
+  static constexpr int kParts = 1 << (kBits - 6);
+  struct Codes {
+    __m512i index;
+    __mmask64 upper;  // codes from 128 on
+  };
+  static SA_INLINE Codes Read(const Code* p) {
+    const __m512i codes = ReadInterleaved(p);
+    return {codes, _mm512_movepi8_mask(codes)};
+  }
+
+  SA_INLINE void Load(const float* table, int) {
+    for (int i = 0; i < kParts; ++i) {
+      for (int byte = 0; byte < 4; ++byte) {
+        __m128i quarter[4];
+        for (int k = 0; k < 4; ++k) {
+          const __m512i x = _mm512_loadu_si512(table + 64 * i + 16 * k);
+          quarter[k] = _mm512_cvtepi32_epi8(_mm512_srli_epi32(x, 8 * static_cast<unsigned>(byte)));
+        }
+        part[byte][i] =
+            _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_set_m128i(quarter[1], quarter[0])),
+                               _mm256_set_m128i(quarter[3], quarter[2]), 1);
+      }
+    }
+  }
+  SA_INLINE void At(const Codes& codes, F32* x) const {
+    __m512i byte[4];
+    for (int i = 0; i < 4; ++i) {
+      byte[i] = _mm512_permutex2var_epi8(part[i][0], codes.index, part[i][1]);
+      if constexpr (kParts == 4) {
+        byte[i] = _mm512_mask_blend_epi8(
+            codes.upper, byte[i], _mm512_permutex2var_epi8(part[i][2], codes.index, part[i][3]));
+      }
+    }
+    __m512i half[2][2];  // of bytes 0 and 2, of 1 and 3 of a lane
+    constexpr __mmask64 kHigh = 0xAAAAAAAAAAAAAAAA;
+    for (int i = 0; i < 2; ++i) {
+      half[0][i] =
+          _mm512_mask_blend_epi8(kHigh, byte[2 * i], _mm512_slli_epi16(byte[2 * i + 1], 8));
+      half[1][i] =
+          _mm512_mask_blend_epi8(kHigh, _mm512_srli_epi16(byte[2 * i], 8), byte[2 * i + 1]);
+    }
+    for (int i = 0; i < 2; ++i) {
+      __m512i even, odd;
+      JoinHalves(half[i][0], half[i][1], &even, &odd);
+      x[i] = reinterpret_cast<F32>(even);
+      x[i + 2] = reinterpret_cast<F32>(odd);
+    }
+  }
+
+  __m512i part[4][kParts];
+};
+#endif
+
+SA_INLINE F32 LoadCount(const float* p, int count) {
+  return count == kLanes ? Load(p) : LoadFirst(p, count);
+}
+SA_INLINE void StoreCount(F32 x, float* p, int count) {
+  if (count == kLanes) {
+    Store(x, p);
+  } else {
+    StoreFirst(x, p, count);
+  }
+}
+
+// How rows become a line of scores. kFiniteMax: no sum is NaN.
+enum class Line { kNone, kFiniteMax, kMax, kSum };
+
+template <Line kLine>
+SA_INLINE F32 Combine(F32 a, F32 b) {
+  if constexpr (kLine == Line::kSum) return a + b;
+  if constexpr (kLine == Line::kFiniteMax) return Max(a, b);
+  return a != a ? a : (a > b ? a : b);  // a NaN of either stays
+}
+
+// Puts the sums of kRows rows from `row` on to where they belong, `out` being the place of the key
+// in the first line: a line that is reduced holds what earlier rows left there.
+template <int kRows, Line kLine>
+SA_INLINE void Emit(const LookupProblem& p, const F32* sum, int row, const float* weights,
+                    float* out, int64_t out_stride, int count) {
+  F32 weight = Set(1);
+  if (weights != nullptr) weight = LoadCount(weights, count);
+  if constexpr (kLine == Line::kNone) {
+    for (int r = 0; r < kRows; ++r) {
+      StoreCount(weights == nullptr ? sum[r] : sum[r] * weight, out + (row + r) * out_stride,
+                 count);
+    }
+    return;
+  }
+  F32 all = {};
+  if (row > 0) all = LoadCount(out, count);
+  for (int r = 0; r < kRows; ++r) {
+    // Of a maximum too: the weight is not below 0.
+    const F32 x = weights == nullptr ? sum[r] : sum[r] * weight;
+    all = row + r == 0 ? x : Combine<kLine>(all, x);
+  }
+  if (kLine == Line::kSum && p.reduce == RowReduce::kMean && row + kRows == p.rows) {
+    all = all / Set(static_cast<float>(p.rows));
+  }
+  StoreCount(all, out, count);
+}
+
+// Adds kTables look-ups of kRows rows for `count` keys from `begin` on to `sums`, kBlockKeys floats
+// a row; where these are the last tables the scores go to `out`.
+template <typename Table, int kTables, int kRows, Line kLine>
+SA_INLINE void AddTables(const LookupProblem& p, int table, int row, int64_t begin, int64_t count,
+                         float* sums, float* out, int64_t out_stride) {
+  using Code = typename Table::Code;
+  constexpr int kVectors = Table::kVectors, kKeys = kVectors * kLanes;
+  static_assert(kBlockKeys % kKeys == 0);
+  const int entries = 1 << p.bits;
+  const bool first = table == 0, last = table + kTables == p.tables;
+  Table tables[kTables][kRows];
+  const Code* codes[kTables];
+  for (int t = 0; t < kTables; ++t) {
+    codes[t] = static_cast<const Code*>(p.codes) + (table + t) * p.code_stride + begin;
+    for (int r = 0; r < kRows; ++r) {
+      tables[t][r].Load(
+          p.table + (row + r) * p.row_stride + (table + t) * static_cast<int64_t>(entries),
+          entries);
+    }
+  }
+  const float* const weights = p.weights == nullptr ? nullptr : p.weights + begin;
+  const auto step = [&](int64_t j, const Code* const* code, int keys)
+      __attribute__((always_inline)) {
+    F32 sum[kRows][kVectors];
+    if (!first) {
+      for (int r = 0; r < kRows; ++r) {
+        for (int v = 0; v < kVectors; ++v) {
+          sum[r][v] = Load(sums + r * kBlockKeys + j + v * kLanes);
+        }
+      }
+    }
+    for (int t = 0; t < kTables; ++t) {
+      const typename Table::Codes of_keys = Table::Read(code[t]);
+      for (int r = 0; r < kRows; ++r) {
+        F32 x[kVectors];
+        tables[t][r].At(of_keys, x);
+        for (int v = 0; v < kVectors; ++v) sum[r][v] = first && t == 0 ? x[v] : sum[r][v] + x[v];
+      }
+    }
+    for (int v = 0; v < kVectors; ++v) {
+      if (last) {
+        const int left = keys - v * kLanes;
+        if (left <= 0) return;
+        F32 of_rows[kRows];
+        for (int r = 0; r < kRows; ++r) of_rows[r] = sum[r][v];
+        const int64_t at = j + v * kLanes;
+        Emit<kRows, kLine>(p, of_rows, row, weights == nullptr ? nullptr : weights + at, out + at,
+                           out_stride, left < kLanes ? left : kLanes);
+      } else {
+        for (int r = 0; r < kRows; ++r) Store(sum[r][v], sums + r * kBlockKeys + j + v * kLanes);
+      }
+    }
+  };
+  int64_t j = 0;
+  for (; j + kKeys <= count; j += kKeys) {
+    const Code* code[kTables];
+    for (int t = 0; t < kTables; ++t) code[t] = codes[t] + j;
+    step(j, code, kKeys);
+  }
+  if (j == count) return;
+  Code rest[kTables][kKeys] = {};  // behind the last keys stand codes 0
+  const Code* code[kTables];
+  for (int t = 0; t < kTables; ++t) {
+    std::memcpy(rest[t], codes[t] + j, sizeof(Code) * static_cast<size_t>(count - j));
+    code[t] = rest[t];
+  }
+  step(j, code, static_cast<int>(count - j));
+}
+
+template <typename Table, int kRows, Line kLine>
+SA_INLINE void AddAllTables(const LookupProblem& p, int row, int64_t begin, int64_t count,
+                            float* sums, float* out, int64_t out_stride) {
+  constexpr int kTables = Table::kTablesAtOnce;
+  int table = 0;
+  for (; table + kTables <= p.tables; table += kTables) {
+    AddTables<Table, kTables, kRows, kLine>(p, table, row, begin, count, sums, out, out_stride);
+  }
+  for (; table < p.tables; ++table) {
+    AddTables<Table, 1, kRows, kLine>(p, table, row, begin, count, sums, out, out_stride);
+  }
+}
+
+template <typename Table, Line kLine>
+void ScoreLine(const LookupProblem& p, int64_t begin, int64_t end, float* out, int64_t out_stride) {
+  constexpr int kRows = Table::kRowsAtOnce;
+  float sums[kRows * kBlockKeys];
+  for (int64_t j = begin; j < end; j += kBlockKeys) {
+    const int64_t count = end - j < kBlockKeys ? end - j : kBlockKeys;
+    float* const line = out + (j - begin);
+    int row = 0;
+    for (; row + kRows <= p.rows; row += kRows) {
+      AddAllTables<Table, kRows, kLine>(p, row, j, count, sums, line, out_stride);
+    }
+    for (; row < p.rows; ++row) {
+      AddAllTables<Table, 1, kLine>(p, row, j, count, sums, line, out_stride);
+    }
+  }
+}
+
+SA_INLINE bool AllFinite(const LookupProblem& p) {
+  const int64_t size = static_cast<int64_t>(p.tables) << p.bits;
+  F32 zeros = {};  // x - x is 0 or NaN
+  for (int r = 0; r < p.rows; ++r) {
+    const float* const table = p.table + r * p.row_stride;
+    for (int64_t i = 0; i < size; i += kLanes) {
+      const F32 x = LoadCount(table + i, static_cast<int>(size - i < kLanes ? size - i : kLanes));
+      zeros = zeros + (x - x);
+    }
+  }
+  return SumLanes(zeros) == 0;
+}
+
+template <typename Table>
+SA_INLINE void ScoreBy(const LookupProblem& p, int64_t begin, int64_t end, float* out,
+                       int64_t out_stride) {
+  switch (p.reduce) {
+    case RowReduce::kNone:
+      return ScoreLine<Table, Line::kNone>(p, begin, end, out, out_stride);
+    case RowReduce::kMax:
+      // Finite entries do not add up to NaN.
+      if (Table::kInRegisters && p.weights == nullptr && AllFinite(p)) {
+        return ScoreLine<Table, Line::kFiniteMax>(p, begin, end, out, out_stride);
+      }
+      return ScoreLine<Table, Line::kMax>(p, begin, end, out, out_stride);
+    case RowReduce::kSum:
+    case RowReduce::kMean:
+      return ScoreLine<Table, Line::kSum>(p, begin, end, out, out_stride);
+  }
+}
+
+void Score(const LookupProblem& p, int64_t begin, int64_t end, float* out, int64_t out_stride) {
+#if defined(SA_AVX512)
+  if (p.bits <= 4) return ScoreBy<FloatTable<4>>(p, begin, end, out, out_stride);
+  if (p.bits == 5) return ScoreBy<FloatTable<5>>(p, begin, end, out, out_stride);
+  if (p.bits == 6) return ScoreBy<FloatTable<6>>(p, begin, end, out, out_stride);
+#endif
+#if defined(SA_AVX512_BF16)
+  if (p.bits == 7) return ScoreBy<ByteTable<7>>(p, begin, end, out, out_stride);
+  if (p.bits == 8) return ScoreBy<ByteTable<8>>(p, begin, end, out, out_stride);
+#endif
+  switch (CodeBytes(p.bits)) {
+    case 1:
+      return ScoreBy<GatherTable<uint8_t>>(p, begin, end, out, out_stride);
+    case 2:
+      return ScoreBy<GatherTable<uint16_t>>(p, begin, end, out, out_stride);
+    default:
+      return ScoreBy<GatherTable<uint32_t>>(p, begin, end, out, out_stride);
+  }
+}
+
+void Merge(const LookupProblem& p, float* merged) {
+  const int64_t size = static_cast<int64_t>(p.tables) << p.bits;
+  for (int64_t i = 0; i < size; i += kLanes) {
+    const int count = static_cast<int>(size - i < kLanes ? size - i : kLanes);
+    F32 sum = LoadFirst(p.table + i, count);
+    for (int r = 1; r < p.rows; ++r) sum = sum + LoadFirst(p.table + r * p.row_stride + i, count);
+    StoreFirst(sum, merged + i, count);
+  }
+}
+
+template <typename Code>
+SA_INLINE void AppendCodes(const int32_t* codes, int64_t stride, int64_t count, int32_t tables,
+                           Code* index, int64_t code_stride, int64_t first) {
+  for (int64_t j = 0; j < count; ++j) {
+    for (int32_t t = 0; t < tables; ++t) {
+      index[t * code_stride + first + j] = static_cast<Code>(codes[j * stride + t]);
+    }
+  }
+}
+void Append(const int32_t* codes, int64_t stride, int64_t count, int32_t tables, int32_t bits,
+            void* index, int64_t code_stride, int64_t first) {
+  switch (CodeBytes(bits)) {
+    case 1:
+      return AppendCodes(codes, stride, count, tables, static_cast<uint8_t*>(index), code_stride,
+                         first);
+    case 2:
+      return AppendCodes(codes, stride, count, tables, static_cast<uint16_t*>(index), code_stride,
+                         first);
+    default:
+      return AppendCodes(codes, stride, count, tables, static_cast<uint32_t*>(index), code_stride,
+                         first);
+  }
+}
+
+template <typename T>
+SA_INLINE float Norm(const T* row, int32_t dim) {
+  F32 squares = {};
+  int32_t i = 0;
+  for (; i + kLanes <= dim; i += kLanes) {
+    const F32 x = LoadFloats(row + i);
+    squares = MulAdd(x, x, squares);
+  }
+  if (i < dim) {
+    const F32 x = LoadFirst(row + i, dim - i);
+    squares = MulAdd(x, x, squares);
+  }
+  const float norm = __builtin_sqrtf(SumLanes(squares));
+  return norm - norm == 0 ? norm : 0;
+}
+void ValueNorms(const RowView& values, Element element, int32_t dim, int64_t begin, int64_t end,
+                float* norms) {
+  for (int64_t j = begin; j < end; ++j) {
+    const char* const row = values.Row(j);
+    switch (element) {
+      case Element::kFloat32:
+        norms[j] = Norm(reinterpret_cast<const float*>(row), dim);
+        break;
+      case Element::kFloat16:
+        norms[j] = Norm(reinterpret_cast<const Float16*>(row), dim);
+        break;
+      case Element::kBFloat16:
+        norms[j] = Norm(reinterpret_cast<const BFloat16*>(row), dim);
+        break;
+    }
+  }
+}
+
+}  // namespace
+
+LookupKernels MakeLookupKernels() { return {Score, Merge, Append, ValueNorms}; }
+
+}  // namespace sparse_attention::cpu::SA_ISA
