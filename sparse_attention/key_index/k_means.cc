@@ -1,5 +1,6 @@
 #include "sparse_attention/key_index/k_means.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
@@ -18,7 +19,8 @@
 #include <algorithm>
 #include <vector>
 
-#include "sparse_attention/key_index/row_matmul.h"
+#include "sparse_attention/efficient_attention/kernels/cpu/common/isa.h"
+#include "sparse_attention/key_index/k_means_core.h"
 
 namespace sparse_attention {
 namespace {
@@ -129,18 +131,75 @@ KMeansResult KMeansLikeHub(const at::Tensor& x, const at::Tensor& counted,
   return {centroids, assignments};
 }
 
+cpu::VectorRows RowsOf(const at::Tensor& x, int64_t group) {
+  cpu::VectorRows rows;
+  rows.data = x.const_data_ptr<float>() + group * x.stride(0);
+  rows.row_stride = x.stride(1) * static_cast<int64_t>(sizeof(float));
+  rows.rows = x.size(1);
+  rows.channels = rows.width = x.size(2);
+  return rows;
+}
+
+KMeansResult KMeansOnHost(const at::Tensor& vectors, const at::Tensor& counted,
+                          const KMeansOptions& options) {
+  const at::Tensor x = vectors.contiguous();
+  const at::Tensor marks = counted.contiguous();
+  const int64_t groups = x.size(0), n = x.size(1), dim = x.size(2);
+  at::Tensor centroids = at::empty({groups, options.clusters, dim}, x.options());
+  at::Tensor codes = at::empty({groups, n}, x.options().dtype(at::kInt));
+  at::parallel_for(0, groups, 1, [&](int64_t begin, int64_t end) {
+    std::vector<double> scratch(cpu::KMeansScratchBytes(n, dim, options.clusters) /
+                                static_cast<int64_t>(sizeof(double)));
+    for (int64_t group = begin; group < end; ++group) {
+      PhiloxStream stream = options.stream(group);
+      cpu::KMeansProblem problem;
+      problem.x = RowsOf(x, group);
+      problem.counted = reinterpret_cast<const uint8_t*>(marks.const_data_ptr<bool>()) + group * n;
+      problem.clusters = options.clusters;
+      problem.iterations = options.iterations;
+      problem.uniform = [](void* draws) { return static_cast<PhiloxStream*>(draws)->Uniform(); };
+      problem.stream = &stream;
+      problem.centroids = centroids.data_ptr<float>() + group * options.clusters * dim;
+      problem.codes = codes.data_ptr<int32_t>() + group * n;
+      cpu::KMeansOfGroup(problem, cpu::BestIsa(), scratch.data());
+    }
+  });
+  return {centroids, codes.to(at::kLong)};
+}
+
+at::Tensor NearestOnHost(const at::Tensor& vectors, const at::Tensor& all_centroids) {
+  const at::Tensor x = vectors.contiguous(), centroids = all_centroids.contiguous();
+  const int64_t groups = x.size(0), dim = x.size(2), clusters = centroids.size(1);
+  at::Tensor codes = at::zeros({groups, x.size(1)}, x.options().dtype(at::kInt));
+  at::parallel_for(0, groups, 1, [&](int64_t begin, int64_t end) {
+    std::vector<float> packed(cpu::PackedCentroidFloats(clusters, dim));
+    std::vector<float> block(cpu::RowBlockFloats(dim));
+    for (int64_t group = begin; group < end; ++group) {
+      cpu::PackCentroids(centroids.const_data_ptr<float>() + group * clusters * dim, clusters, dim,
+                         packed.data());
+      cpu::NearestParams search;
+      search.x = RowsOf(x, group);
+      search.packed = packed.data();
+      search.clusters = clusters;
+      search.codes = codes.data_ptr<int32_t>() + group * x.size(1);
+      search.block = block.data();
+      cpu::KMeansKernelsFor(cpu::BestIsa()).nearest(search);
+    }
+  });
+  return codes.to(at::kLong);
+}
+
 }  // namespace
 
 at::Tensor NearestCentroids(const at::Tensor& x, const at::Tensor& centroids) {
+  if (x.device().is_cpu()) return NearestOnHost(x, centroids);
   at::Tensor nearest = at::empty({x.size(0), x.size(1)}, x.options().dtype(at::kLong));
   const at::Tensor norms = centroids.square().sum(-1).unsqueeze(1);
   const at::Tensor twice = centroids.mul(-2).transpose(1, 2);
   ForEachPiece(x.size(0), x.size(1), centroids.size(1), [&](int64_t begin, int64_t count) {
     // |x - c|^2 without the term that is the same for every centre.
-    for (int64_t group = 0; group < x.size(0); ++group) {
-      const at::Tensor distances = RowMatmul(x[group].narrow(0, begin, count), twice[group]);
-      nearest[group].narrow(0, begin, count).copy_(distances.add_(norms[group]).argmin(-1));
-    }
+    const at::Tensor distances = at::matmul(x.narrow(1, begin, count), twice).add_(norms);
+    nearest.narrow(1, begin, count).copy_(distances.argmin(-1));
   });
   return nearest;
 }
@@ -149,6 +208,7 @@ KMeansResult KMeans(const at::Tensor& x, const at::Tensor& counted, const KMeans
   const at::Tensor all =
       counted.defined() ? counted : at::ones({x.size(0), x.size(1)}, x.options().dtype(at::kBool));
   if (options.like_hub) return KMeansLikeHub(x, all, options);
+  if (x.device().is_cpu()) return KMeansOnHost(x, all, options);
   at::Tensor centroids = PlusPlusStart(x, all, options);
   at::Tensor assignments = NearestCentroids(x, centroids);
   for (int64_t i = 0; i < options.iterations; ++i) {

@@ -1,5 +1,6 @@
 #include "sparse_attention/key_index/pq_codebook.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
@@ -14,10 +15,36 @@
 
 #include "sparse_attention/attention/attention_inputs.h"
 #include "sparse_attention/base/philox.h"
+#include "sparse_attention/efficient_attention/kernels/cpu/common/isa.h"
 #include "sparse_attention/key_index/k_means.h"
 #include "sparse_attention/key_index/lookups.h"
 
 namespace sparse_attention {
+
+namespace {
+
+// Keys of a type that the host's functions read, a row's elements side by side.
+at::Tensor AsElements(const at::Tensor& keys) {
+  const at::ScalarType type = keys.scalar_type();
+  const bool known = type == at::kFloat || type == at::kHalf || type == at::kBFloat16;
+  const at::Tensor elements = known ? keys : keys.to(at::kFloat);
+  return elements.stride(3) == 1 ? elements : elements.contiguous();
+}
+
+cpu::KeyRows KeysOf(const at::Tensor& keys, int64_t sequence, int64_t head) {
+  const int64_t bytes = static_cast<int64_t>(keys.element_size());
+  cpu::KeyRows rows;
+  rows.data = static_cast<const char*>(keys.const_data_ptr()) +
+              (sequence * keys.stride(0) + head * keys.stride(1)) * bytes;
+  rows.element = keys.scalar_type() == at::kFloat  ? cpu::Element::kFloat32
+                 : keys.scalar_type() == at::kHalf ? cpu::Element::kFloat16
+                                                   : cpu::Element::kBFloat16;
+  rows.row_stride = keys.stride(2) * bytes;
+  rows.rows = keys.size(2);
+  return rows;
+}
+
+}  // namespace
 
 at::Tensor SquaredRadius(const at::Tensor& x) {
   return x.square().sum(-1, /*keepdim=*/true).amax(-2, /*keepdim=*/true);
@@ -30,6 +57,7 @@ at::Tensor AddNormChannel(const at::Tensor& x, const at::Tensor& phi) {
 
 PqCodebook::PqCodebook(const at::Tensor& keys, const PqOptions& options)
     : options_(options),
+      key_dim_(keys.size(3)),
       subvectors_(std::min(options.subvectors, keys.size(3))),
       width_((keys.size(3) + subvectors_ - 1) / subvectors_) {
   Train(keys);
@@ -53,10 +81,26 @@ at::Tensor PqCodebook::Subvectors(const at::Tensor& x) const {
 }
 
 void PqCodebook::SetCodes(int64_t begin, const at::Tensor& codes) {
-  codes_.Set(begin, codes.to(options_.bits <= 8 ? at::kByte : at::kInt));
+  codes_.Set(begin, codes.to(CodeType()));
+}
+
+KMeansOptions PqCodebook::TrainingOptions(int64_t heads) const {
+  KMeansOptions k_means;
+  k_means.clusters = int64_t{1} << options_.bits;
+  k_means.iterations = options_.iterations;
+  k_means.like_hub = options_.like_hub;
+  k_means.stream = [this, heads](int64_t group) {  // the same for every sequence of a batch
+    const int64_t head = group / subvectors_ % heads;
+    return PhiloxStream(options_.seed, RandomPurpose::kPqCodebook,
+                        static_cast<uint32_t>(options_.layer), static_cast<uint32_t>(head),
+                        static_cast<uint32_t>(group % subvectors_));
+  };
+  return k_means;
 }
 
 void PqCodebook::Train(const at::Tensor& keys) {
+  trained_on_ = keys.size(2);
+  if (keys.device().is_cpu() && !options_.like_hub) return TrainOnHost(keys);
   at::Tensor x = Subvectors(keys);
   const int64_t b = x.size(0), heads = x.size(1), n = x.size(3);
   const at::Tensor finite = keys.isfinite().all(-1);  // [batch, heads, n]
@@ -69,29 +113,124 @@ void PqCodebook::Train(const at::Tensor& keys) {
     phi_ = SquaredRadius(x);
     x = AddNormChannel(x, phi_);
   }
-  KMeansOptions k_means;
-  k_means.clusters = int64_t{1} << options_.bits;
-  k_means.iterations = options_.iterations;
-  k_means.like_hub = options_.like_hub;
-  k_means.stream = [&](int64_t group) {  // the same for every sequence of a batch
-    const int64_t head = group / subvectors_ % heads;
-    return PhiloxStream(options_.seed, RandomPurpose::kPqCodebook,
-                        static_cast<uint32_t>(options_.layer), static_cast<uint32_t>(head),
-                        static_cast<uint32_t>(group % subvectors_));
-  };
-  const KMeansResult trained = KMeans(x.flatten(0, 2), counted, k_means);
+  const KMeansResult trained = KMeans(x.flatten(0, 2), counted, TrainingOptions(heads));
   const std::vector<int64_t> groups = {b, heads, subvectors_};
   centroids_ = trained.centroids.unflatten(0, groups);
   SetCodes(0, trained.assignments.unflatten(0, groups));
-  trained_on_ = n;
+  Pack();
+}
+
+// Reads the keys where they are.
+void PqCodebook::TrainOnHost(const at::Tensor& keys) {
+  const at::Tensor rows = AsElements(keys);
+  const int64_t b = rows.size(0), heads = rows.size(1), n = rows.size(2);
+  const KMeansOptions options = TrainingOptions(heads);
+  const int64_t clusters = options.clusters, dim = width_ + (options_.inner_product ? 1 : 0);
+  const at::TensorOptions floats = rows.options().dtype(at::kFloat);
+  centroids_ = at::empty({b, heads, subvectors_, clusters, dim}, floats);
+  if (options_.inner_product) phi_ = at::zeros({b, heads, subvectors_, 1, 1}, floats);
+  at::Tensor codes = at::empty({b, heads, subvectors_, n}, rows.options().dtype(CodeType()));
+  const cpu::KMeansKernels kernels = cpu::KMeansKernelsFor(cpu::BestIsa());
+  at::parallel_for(0, b * heads * subvectors_, 1, [&](int64_t begin, int64_t end) {
+    std::vector<double> scratch(cpu::KMeansScratchBytes(n, dim, clusters) /
+                                static_cast<int64_t>(sizeof(double)));
+    std::vector<float> block(cpu::RowBlockFloats(width_));
+    std::vector<float> channel(options_.inner_product ? n : 0);
+    std::vector<uint8_t> finite(n);
+    std::vector<int32_t> group_codes(n);
+    for (int64_t group = begin; group < end; ++group) {
+      const int64_t sequence = group / subvectors_ / heads, head = group / subvectors_ % heads;
+      const cpu::KeyRows head_rows = KeysOf(rows, sequence, head);
+      cpu::PqEncoder shape;
+      shape.key_dim = rows.size(3);
+      shape.subvectors = 1;
+      kernels.finite(cpu::SubvectorRows(shape, head_rows, 0), finite.data());
+      shape.subvectors = subvectors_;
+      PhiloxStream stream = options.stream(group);
+      cpu::KMeansProblem problem;
+      problem.x = cpu::SubvectorRows(shape, head_rows, group % subvectors_);
+      if (options_.inner_product) {
+        kernels.norms(problem.x, block.data(), channel.data());
+        const float phi = cpu::LargestSquare(channel.data(), finite.data(), n);
+        cpu::NormChannel(channel.data(), n, phi, channel.data());
+        problem.x.extra = channel.data();
+        phi_.data_ptr<float>()[group] = phi;
+      }
+      problem.counted = finite.data();
+      problem.clusters = clusters;
+      problem.iterations = options.iterations;
+      problem.uniform = [](void* draws) { return static_cast<PhiloxStream*>(draws)->Uniform(); };
+      problem.stream = &stream;
+      problem.centroids = centroids_.data_ptr<float>() + group * clusters * dim;
+      problem.codes = group_codes.data();
+      cpu::KMeansOfGroup(problem, cpu::BestIsa(), scratch.data());
+      if (options_.bits <= 8) {
+        std::copy(group_codes.begin(), group_codes.end(), codes.data_ptr<uint8_t>() + group * n);
+      } else {
+        std::copy(group_codes.begin(), group_codes.end(), codes.data_ptr<int32_t>() + group * n);
+      }
+    }
+  });
+  codes_.Set(0, codes);
+  Pack();
+}
+
+void PqCodebook::Pack() {
+  if (!centroids_.device().is_cpu()) return;
+  const at::Tensor centroids = centroids_.flatten(0, 2).contiguous();
+  const int64_t groups = centroids.size(0), clusters = centroids.size(1), dim = centroids.size(2);
+  const int64_t floats = cpu::PackedCentroidFloats(clusters, dim);
+  packed_.resize(groups * floats);
+  for (int64_t group = 0; group < groups; ++group) {
+    cpu::PackCentroids(centroids.const_data_ptr<float>() + group * clusters * dim, clusters, dim,
+                       packed_.data() + group * floats);
+  }
+}
+
+cpu::PqEncoder PqCodebook::Encoder(int64_t sequence) const {
+  cpu::PqEncoder encoder;
+  encoder.heads = centroids_.size(1);
+  encoder.key_dim = key_dim_;
+  encoder.subvectors = subvectors_;
+  encoder.clusters = centroids_.size(3);
+  const int64_t group = sequence * encoder.heads * subvectors_;
+  if (options_.inner_product) encoder.phi = phi_.const_data_ptr<float>() + group;
+  encoder.packed = packed_.data() + group * encoder.packed_floats();
+  return encoder;
+}
+
+at::Tensor PqCodebook::Encode(const at::Tensor& keys) const {
+  if (!keys.device().is_cpu()) {
+    at::Tensor x = Subvectors(keys);
+    if (options_.inner_product) x = AddNormChannel(x, phi_);
+    return NearestCentroids(x.flatten(0, 2), centroids_.flatten(0, 2))
+        .unflatten(0, centroids_.sizes().slice(0, 3));
+  }
+  const at::Tensor rows = AsElements(keys);
+  const int64_t b = rows.size(0), heads = rows.size(1), n = rows.size(2);
+  at::Tensor codes = at::empty({b, heads, subvectors_, n}, rows.options().dtype(CodeType()));
+  at::parallel_for(0, b * heads, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const cpu::PqEncoder encoder = Encoder(i / heads);
+      std::vector<float> scratch(cpu::PqScratchBytes(encoder) /
+                                 static_cast<int64_t>(sizeof(float)));
+      const auto encode = [&](auto* out) {
+        cpu::EncodePq(encoder, i % heads, KeysOf(rows, i / heads, i % heads), cpu::BestIsa(),
+                      scratch.data(), out + i * subvectors_ * n, n);
+      };
+      if (options_.bits <= 8) {
+        encode(codes.data_ptr<uint8_t>());
+      } else {
+        encode(codes.data_ptr<int32_t>());
+      }
+    }
+  });
+  return codes;
 }
 
 void PqCodebook::Extend(const at::Tensor& keys, int64_t unchanged) {
   if (!options_.like_hub && keys.size(2) > 2 * trained_on_) return Train(keys);
-  at::Tensor x = Subvectors(keys.narrow(2, unchanged, keys.size(2) - unchanged));
-  if (options_.inner_product) x = AddNormChannel(x, phi_);
-  const at::Tensor codes = NearestCentroids(x.flatten(0, 2), centroids_.flatten(0, 2));
-  SetCodes(unchanged, codes.unflatten(0, centroids_.sizes().slice(0, 3)));
+  SetCodes(unchanged, Encode(keys.narrow(2, unchanged, keys.size(2) - unchanged)));
 }
 
 at::Tensor PqCodebook::Scores(const at::Tensor& q) const {

@@ -8,8 +8,11 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <vector>
 
 #include "sparse_attention/key_index/growing_tensor.h"
+#include "sparse_attention/key_index/k_means.h"
+#include "sparse_attention/key_index/pq_core.h"
 
 namespace sparse_attention {
 
@@ -60,13 +63,21 @@ class PqCodebook {
 
  private:
   void Train(const at::Tensor& keys);
+  void TrainOnHost(const at::Tensor& keys);
+  KMeansOptions TrainingOptions(int64_t heads) const;
+  // What encodes keys of a sequence on the host; points into this codebook.
+  cpu::PqEncoder Encoder(int64_t sequence) const;
+  at::Tensor Encode(const at::Tensor& keys) const;   // [batch, heads, subvectors, n]
+  void Pack();                                       // centroids_ for encoders
   at::Tensor Subvectors(const at::Tensor& x) const;  // [batch, heads, subvectors, n, width]
   void SetCodes(int64_t begin, const at::Tensor& codes);
+  at::ScalarType CodeType() const { return options_.bits <= 8 ? at::kByte : at::kInt; }
 
   PqOptions options_;
-  int64_t subvectors_, width_;  // without the added channel
+  int64_t key_dim_, subvectors_, width_;  // without the added channel
   int64_t trained_on_ = 0;
   at::Tensor centroids_, phi_;
+  std::vector<float> packed_;  // [batch, heads, subvectors, packed_floats()], on the host alone
   GrowingTensor codes_{3};
 };
 
