@@ -39,7 +39,7 @@ void LogDense(const AttentionInputs& in, const at::Tensor& out, MetricSink* sink
 
 }  // namespace
 
-HostAttention::HostAttention(std::unique_ptr<const ResearchAttention> engine)
+HostAttention::HostAttention(std::unique_ptr<const SparseAttention> engine)
     : engine_(std::move(engine)), id_([] {
         static std::atomic<uint64_t> next{1};
         return next++;
@@ -47,12 +47,7 @@ HostAttention::HostAttention(std::unique_ptr<const ResearchAttention> engine)
 
 absl::StatusOr<std::unique_ptr<const HostAttention>> HostAttention::Create(
     const PipelineConfig& config) {
-  if (config.type != EngineType::kResearch) {
-    return absl::UnimplementedError(
-        "pipeline.type: a host model runs the \"research\" engine; there is no \"efficient\" "
-        "engine in this build");
-  }
-  SA_ASSIGN_OR_RETURN(auto engine, ResearchAttention::Create(config));
+  SA_ASSIGN_OR_RETURN(auto engine, SparseAttention::Create(config));
   return std::unique_ptr<const HostAttention>(new HostAttention(std::move(engine)));
 }
 
@@ -66,8 +61,7 @@ absl::StatusOr<at::Tensor> HostAttention::Attend(const AttentionInputs& inputs,
       if (sink != nullptr) LogDense(inputs, out, sink);
       return out;
     }
-    SA_ASSIGN_OR_RETURN(const AttentionResult result, engine_->Run(inputs, session, sink));
-    return result.state.out.to(inputs.q.scalar_type());
+    return engine_->Attend(inputs, session, sink);
   });
 }
 

@@ -29,7 +29,7 @@
 #include "sparse_attention/base/status.h"
 #include "sparse_attention/config/pipeline_config.h"
 #include "sparse_attention/research_attention/attention_session.h"
-#include "sparse_attention/research_attention/research_attention.h"
+#include "sparse_attention/sparse_attention.h"
 
 namespace sparse_attention {
 
@@ -39,8 +39,7 @@ using AttentionFunction = std::function<absl::StatusOr<at::Tensor>(const Attenti
 // Immutable; every method may be called from several threads at once, with a session each.
 class HostAttention {
  public:
-  // The default pipeline is dense. Unimplemented: "type": "efficient". InvalidArgument or NotFound:
-  // an entry of the pipeline is wrong; the message begins with its path.
+  // The default pipeline is dense. Its "type" names the engine; errors as Create of that.
   static absl::StatusOr<std::unique_ptr<const HostAttention>> Create(
       const PipelineConfig& config = {});
 
@@ -54,7 +53,7 @@ class HostAttention {
                                     MetricSink* sink = nullptr) const;
 
   // Lets the pipeline index the keys of layer `inputs.layer`, before any query of what follows: see
-  // ResearchAttention::Prepare.
+  // SparseAttention::Prepare.
   absl::Status Prepare(const AttentionInputs& inputs, AttentionSession* session) const {
     return engine_->Prepare(inputs, session);
   }
@@ -76,9 +75,9 @@ class HostAttention {
   const PipelineConfig& config() const { return engine_->config(); }
 
  private:
-  explicit HostAttention(std::unique_ptr<const ResearchAttention> engine);
+  explicit HostAttention(std::unique_ptr<const SparseAttention> engine);
 
-  std::unique_ptr<const ResearchAttention> engine_;
+  std::unique_ptr<const SparseAttention> engine_;
   const uint64_t id_;
 };
 

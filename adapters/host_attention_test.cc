@@ -1,5 +1,6 @@
 #include "adapters/host_attention.h"
 
+#include <utility>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -129,11 +130,50 @@ TEST(HostAttention, MeasuresDenseAndSparseLayersAlike) {
               ::testing::AllOf(SizeIs(12), Each(Gt(0.01))));
 }
 
+// The same answers from both engines, step by step through a growing cache that is cut back.
+TEST(HostAttention, BothEnginesGiveTheSame) {
+  const auto create = [](EngineType type) {
+    PipelineConfig config;
+    config.type = type;
+    config.rules.push_back({{},
+                            {},
+                            {Json{{"type", "sink"}, {"sink_size", 4}},
+                             Json{{"type", "oracle_top_k"}, {"heavy_size", 9}},
+                             Json{{"type", "random_sampling"}, {"sampling_rate", 0.3}}}});
+    return *HostAttention::Create(config);
+  };
+  const auto research = create(EngineType::kResearch), efficient = create(EngineType::kEfficient);
+  AttentionSession research_session, efficient_session;
+  RandomTensors random(3);
+  const at::Tensor k = random.Normal({1, 2, 120, 16}), v = random.Normal({1, 2, 120, 16});
+  for (const auto& [keys, queries] : std::vector<std::pair<int64_t, int64_t>>{
+           {80, 0}, {87, 7}, {88, 1}, {89, 1}, {84, 4}, {120, 36}}) {
+    AttentionInputs in;
+    in.k = k.narrow(2, 0, keys);
+    in.v = v.narrow(2, 0, keys);
+    in.q = random.Normal({1, 8, queries, 16});
+    in.causal = true;
+    if (queries == 0) {
+      SA_ASSERT_OK(research->Prepare(in, &research_session));
+      SA_ASSERT_OK(efficient->Prepare(in, &efficient_session));
+      continue;
+    }
+    if (keys == 84) {
+      research_session.Rewind();
+      efficient_session.Rewind();
+    }
+    SA_ASSERT_OK_AND_ASSIGN(const at::Tensor expected, research->Attend(in, &research_session));
+    SA_ASSERT_OK_AND_ASSIGN(const at::Tensor out, efficient->Attend(in, &efficient_session));
+    EXPECT_THAT(out, TensorNear(expected, {.absolute_eps = 64})) << keys;
+  }
+}
+
 TEST(HostAttention, RefusesWhatItCannotRun) {
   PipelineConfig efficient;
   efficient.type = EngineType::kEfficient;
+  efficient.rules.push_back({{}, {}, {Json{{"type", "snap_kv"}}}});
   EXPECT_THAT(HostAttention::Create(efficient),
-              StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("\"efficient\"")));
+              StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("the efficient engine")));
   PipelineConfig wrong;
   wrong.rules.push_back({{}, {}, {Json{{"type", "sinc"}}}});
   EXPECT_THAT(HostAttention::Create(wrong),

@@ -14,6 +14,7 @@
 #include "sparse_attention/base/torch_status.h"
 #include "sparse_attention/efficient_attention/cpu/key_guard.h"
 #include "sparse_attention/efficient_attention/cpu_twins.h"
+#include "sparse_attention/efficient_attention/efficient_metrics.h"
 #include "sparse_attention/research_attention/maskers/registry.h"
 
 namespace sparse_attention {
@@ -317,6 +318,10 @@ absl::StatusOr<at::Tensor> EfficientAttention::Run(const AttentionInputs& in,
       inputs.sequences = state->views();
       state->layer().Run(inputs, outputs, *threads.workers, threads.arenas,
                          sink == nullptr ? nullptr : reports.data(), observe);
+      if (sink != nullptr) {
+        SA_RETURN_IF_ERROR(
+            LogEfficientStep(in, out, {reports, state->layer().ScoringShare(in.keys())}, sink));
+      }
     }
     if (lse != nullptr) *lse = of_rows;
     return out;

@@ -68,6 +68,24 @@ int64_t CpuLayer::IndexBytes() const {
   return bytes;
 }
 
+double CpuLayer::ScoringShare(int64_t keys) const {
+  const LayerShape& shape = plan_.shape;
+  double bytes = 0;
+  for (size_t c = 0; c < pipeline_.chains.size(); ++c) {
+    const double heads = static_cast<double>(std::count(
+        pipeline_.chain_of_head.begin(), pipeline_.chain_of_head.end(), static_cast<int>(c)));
+    for (size_t m = 0; m < pipeline_.chains[c].size(); ++m) {
+      const KeyIndex* const index = indexes_[c][m].get();
+      const int64_t of_masker = pipeline_.chains[c][m]->ScoringBytes(plan_, keys) +
+                                (index == nullptr ? 0 : index->ScoringBytes(keys));
+      bytes += static_cast<double>(of_masker) * heads / static_cast<double>(shape.query_heads);
+    }
+  }
+  const int64_t kv =
+      keys * shape.kv_heads * (shape.dim + shape.value_dim) * ElementBytes(shape.element);
+  return kv == 0 ? 0 : bytes / static_cast<double>(kv);
+}
+
 size_t CpuLayer::ScratchBytes() const {
   size_t most = 0;
   for (size_t c = 0; c < pipeline_.chains.size(); ++c) {

@@ -54,6 +54,9 @@ class CpuLayer {
 
   size_t ScratchBytes() const;
   int64_t IndexBytes() const;
+  // Bytes that a query of a sequence of `keys` keys reads to choose among them, over those of its
+  // keys and values.
+  double ScoringShare(int64_t keys) const;
   const StepPlan& plan() const { return plan_; }
 
  private:

@@ -65,7 +65,8 @@ struct RowReport {
   int64_t selected = 0;       // keys attended to
   int64_t rows_read = 0;      // keys of the KV head that were read for the query heads of its group
   int64_t sample_budget = 0;  // keys drawn
-  bool guarantee_met = true;
+  bool promised = false;      // an adaptive sampler chose the budget
+  bool guarantee_met = true;  // then: the sample supports its promise
 };
 
 // One (sequence, KV head, query) of a step.
@@ -104,6 +105,8 @@ class KeyIndex {
   virtual int64_t bytes() const = 0;  // held
   // Of a thread's arena, for one item.
   virtual size_t ScratchBytes() const { return 0; }
+  // Read to choose among `keys` keys of one sequence, all KV heads together, for one query.
+  virtual int64_t ScoringBytes(int64_t) const { return 0; }
 };
 
 class CpuMasker {
@@ -114,6 +117,8 @@ class CpuMasker {
   virtual absl::StatusOr<std::unique_ptr<KeyIndex>> NewIndex(const StepPlan&) const {
     return nullptr;
   }
+  // As KeyIndex::ScoringBytes, for methods without an index.
+  virtual int64_t ScoringBytes(const StepPlan&, int64_t) const { return 0; }
   // For one item, beside what HeldKeys takes.
   virtual size_t ScratchBytes(const StepPlan&) const { return 0; }
   // `index` is what NewIndex made, and covers all keys. Not called where all keys are held.

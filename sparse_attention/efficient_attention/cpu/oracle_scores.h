@@ -12,14 +12,18 @@ namespace sparse_attention::cpu {
 class OracleScores final : public ScoredIndex {
  public:
   explicit OracleScores(const StepPlan& plan)
-      : group_(plan.shape.group()), by_group_(plan.by_group) {}
+      : key_bytes_(plan.shape.kv_heads * plan.shape.dim * ElementBytes(plan.shape.element)),
+        group_(plan.shape.group()),
+        by_group_(plan.by_group) {}
   void Append(int64_t, const SequenceKv&, Workers&) override {}
   void Truncate(int64_t, int64_t) override {}
   int64_t bytes() const override { return 0; }
   size_t ScratchBytes() const override;
+  int64_t ScoringBytes(int64_t keys) const override { return keys * key_bytes_; }
   const ItemScorer* MakeScorer(const StepItem& item) const override;
 
  private:
+  const int64_t key_bytes_;
   const int group_;
   const bool by_group_;
 };

@@ -77,6 +77,13 @@ void RandomSampler::Select(StepItem& item, const KeyIndex*) const {
   }
 }
 
+int64_t AdaptiveSampler::ScoringBytes(const StepPlan& plan, int64_t keys) const {
+  const int64_t sets = plan.by_group ? plan.shape.kv_heads : plan.shape.query_heads;
+  const int64_t rows =
+      std::min(sets * options_.base_rate.Resolve(keys), plan.shape.kv_heads * keys);
+  return rows * plan.shape.dim * ElementBytes(plan.shape.element);
+}
+
 int64_t AdaptiveSampler::MostBaseKeys(const StepPlan& plan) const {
   return std::min(plan.capacity, std::max<int64_t>(2, options_.base_rate.Resolve(plan.capacity)));
 }
@@ -114,7 +121,9 @@ void AdaptiveSampler::Select(StepItem& item, const KeyIndex*) const {
              item.sampled.bits[set]);
     SetSample(item, set, budget, population);
     for (int r = 0; r < item.rows(); ++r) {
-      if (item.set_of(r) == set) item.reports[r].sample_budget = budget;
+      if (item.set_of(r) != set) continue;
+      item.reports[r].sample_budget = budget;
+      item.reports[r].promised = true;
     }
   }
 }

@@ -34,6 +34,7 @@ struct AdaptiveSamplerOptions {
 class AdaptiveSampler final : public CpuMasker {
  public:
   explicit AdaptiveSampler(const AdaptiveSamplerOptions& options) : options_(options) {}
+  int64_t ScoringBytes(const StepPlan& plan, int64_t keys) const override;
   size_t ScratchBytes(const StepPlan& plan) const override;
   void Select(StepItem& item, const KeyIndex*) const override;
 

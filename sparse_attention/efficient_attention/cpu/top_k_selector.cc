@@ -18,15 +18,18 @@ constexpr int64_t kShortRow = 4096;
 class Selection {
  public:
   Selection(StepItem& item, const ItemScorer& scorer, int64_t begin, int64_t end, int64_t k,
-            bool beside_held)
-      : item_(item), scorer_(scorer), begin_(begin), end_(end), k_(k), sets_(item.held.sets()) {
-    for (int set = 0; set < sets_; ++set) {
-      excluded_[set] = beside_held ? item.held.bits(set) : nullptr;
-    }
+            const uint64_t* const* excluded)
+      : item_(item),
+        scorer_(scorer),
+        begin_(begin),
+        end_(end),
+        k_(k),
+        sets_(item.held.sets()),
+        excluded_(excluded) {
     scores_ = item.arena.Take<float>(sets_ * kBlockKeys);
   }
 
-  void Run() {
+  void Run(uint64_t* const* selected) {
     const TopKKernels kernels = TopKKernelsFor(item_.plan.isa);
     TopKStream* streams[kMostGroup];
     for (int set = 0; set < sets_; ++set) {
@@ -51,7 +54,7 @@ class Selection {
       }
       for (int set = 0; set < sets_; ++set) {
         if ((left >> set & 1) == 0) continue;
-        if (streams[set]->Finish(item_.held.MutableBits(set, item_.arena))) left &= ~(1u << set);
+        if (streams[set]->Finish(selected[set])) left &= ~(1u << set);
       }
     }
   }
@@ -97,19 +100,29 @@ class Selection {
   const ItemScorer& scorer_;
   const int64_t begin_, end_, k_;
   const int sets_;
-  const uint64_t* excluded_[kMostGroup] = {};
+  const uint64_t* const* const excluded_;
   void* scores_;  // [sets, kBlockKeys] of the scorer's type
 };
 
 }  // namespace
 
-size_t TopKSelector::ScratchBytes(const StepPlan& plan) const {
-  // What the index needs is asked of it, see CpuLayer.
+void SelectTopEntries(StepItem& item, const ItemScorer& scorer, int64_t begin, int64_t end,
+                      int64_t k, const uint64_t* const* excluded, uint64_t* const* selected) {
+  if (begin >= end || k <= 0) return;
+  ArenaScope scope(item.arena);
+  Selection(item, scorer, begin, end, k, excluded).Run(selected);
+}
+
+size_t SelectTopEntriesScratchBytes(const StepPlan& plan, int64_t entries) {
   const size_t sets = static_cast<size_t>(plan.sets());
-  return sets * (Arena::Bytes<TopKStream>(1) +
-                 Arena::Bytes<char>(TopKStream::ScratchBytes(plan.capacity))) +
+  return sets *
+             (Arena::Bytes<TopKStream>(1) + Arena::Bytes<char>(TopKStream::ScratchBytes(entries))) +
          Arena::Bytes<float>(plan.sets() * kBlockKeys) +
          Arena::Bytes<float>(plan.sets() * kSampleRuns * kRunKeys);
+}
+
+size_t TopKSelector::ScratchBytes(const StepPlan& plan) const {
+  return SelectTopEntriesScratchBytes(plan, plan.capacity);
 }
 
 void TopKSelector::Select(StepItem& item, const KeyIndex* index) const {
@@ -121,12 +134,15 @@ void TopKSelector::Select(StepItem& item, const KeyIndex* index) const {
   const int64_t begin =
       std::max(rule_.first_candidate, rule_.spends_beside_held ? held.open_begin() : held.first());
   const int64_t end = rule_.spends_beside_held ? held.open_end() : held.end();
-  if (begin >= end) return;
-  // Bitmaps of what is held outlive the scratch memory of this call.
-  for (int set = 0; set < held.sets(); ++set) item.held.MutableBits(set, item.arena);
+  const uint64_t* excluded[kMostGroup] = {};
+  uint64_t* selected[kMostGroup];
+  for (int set = 0; set < held.sets(); ++set) {
+    if (rule_.spends_beside_held) excluded[set] = held.bits(set);
+    selected[set] = item.held.MutableBits(set, item.arena);
+  }
   ArenaScope scope(item.arena);
   const ItemScorer* const scorer = static_cast<const ScoredIndex*>(index)->MakeScorer(item);
-  Selection(item, *scorer, begin, end, k, rule_.spends_beside_held).Run();
+  SelectTopEntries(item, *scorer, begin, end, k, excluded, selected);
 }
 
 }  // namespace sparse_attention::cpu

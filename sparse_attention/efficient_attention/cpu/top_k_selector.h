@@ -39,6 +39,13 @@ class ScoredIndex : public KeyIndex {
   virtual const ItemScorer* MakeScorer(const StepItem& item) const = 0;
 };
 
+// For each set the `k` of the entries [begin, end), keys or pages, with the highest scores, but for
+// those set in excluded[set] (bitmaps, or null): their bits are set in selected[set]. The scorer's
+// sets are those of the item.
+void SelectTopEntries(StepItem& item, const ItemScorer& scorer, int64_t begin, int64_t end,
+                      int64_t k, const uint64_t* const* excluded, uint64_t* const* selected);
+size_t SelectTopEntriesScratchBytes(const StepPlan& plan, int64_t entries);
+
 struct TopKRule {
   Budget heavy_size;
   int64_t first_candidate = 0;  // keys before it are never selected
