@@ -142,8 +142,9 @@ struct Ahead {
   int lines = 0;      // cache lines of a row; 0: ask for nothing
 };
 
+// Into the second level: with requests for the first one, its few miss buffers are what limits.
 SA_INLINE void PrefetchRow(const char* row, int first_line, int last_line) {
-  for (int line = first_line; line < last_line; ++line) PrefetchL1(row + 64 * line);
+  for (int line = first_line; line < last_line; ++line) PrefetchL2(row + 64 * line);
 }
 
 // x[r] = q[r] . k over the tile's keys, for kRows rows. kFixed: the number of chunks where it is

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <limits>
+#include <vector>
 
 namespace sparse_attention::cpu {
 namespace {
@@ -12,23 +14,30 @@ std::atomic<uint64_t> sink;
 
 }  // namespace
 
-double SecondsToRead(Workers& workers, std::span<const ReadItem> items, int64_t bytes_ahead,
-                     Isa isa) {
+double SecondsToRead(Workers& workers, std::span<const ReadItem> items, ReadAhead ahead, Isa isa) {
   const ReadKernels kernels = SA_CHOOSE_ISA(isa, MakeReadKernels());
   const auto start = std::chrono::steady_clock::now();
   workers.Run(static_cast<int64_t>(items.size()), [&](int64_t item, int) {
-    sink.fetch_xor(kernels.read(items[static_cast<size_t>(item)], bytes_ahead),
+    sink.fetch_xor(kernels.read(items[static_cast<size_t>(item)], ahead),
                    std::memory_order_relaxed);
   });
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-double LeastSecondsToRead(Workers& workers, std::span<const ReadItem> items, Isa isa) {
-  double least = SecondsToRead(workers, items, 0, isa);
-  for (int64_t bytes_ahead : {2048, 4096, 6144, 8192, 12288}) {
-    least = std::min(least, SecondsToRead(workers, items, bytes_ahead, isa));
+ReadAhead BestReadAhead(Workers& workers, std::span<const ReadItem> items, Isa isa) {
+  std::vector<ReadAhead> candidates = {{}};
+  for (int level : {1, 2}) {
+    for (int64_t bytes : {2048, 4096, 6144, 8192, 12288}) candidates.push_back({bytes, level});
   }
-  return least;
+  std::vector<double> least(candidates.size(), std::numeric_limits<double>::infinity());
+  // In turns, so that a disturbance does not hit one alone.
+  for (int round = 0; round < 5; ++round) {
+    for (size_t i = 0; i < candidates.size(); ++i) {
+      least[i] = std::min(least[i], SecondsToRead(workers, items, candidates[i], isa));
+    }
+  }
+  return candidates[static_cast<size_t>(std::min_element(least.begin(), least.end()) -
+                                        least.begin())];
 }
 
 int64_t BytesOf(std::span<const ReadItem> items) {

@@ -20,13 +20,19 @@ struct ReadItem {
   int64_t count = 0;
 };
 
-// Seconds until the workers have read every item once. Lines are asked for `bytes_ahead` before
-// they are read; 0: not at all.
-double SecondsToRead(Workers& workers, std::span<const ReadItem> items, int64_t bytes_ahead,
+// Lines are asked for so many bytes before they are read, into a level of the cache; level 0: not
+// at all.
+struct ReadAhead {
+  int64_t bytes = 0;
+  int level = 0;
+};
+
+// Seconds until the workers have read every item once.
+double SecondsToRead(Workers& workers, std::span<const ReadItem> items, ReadAhead ahead,
                      Isa isa = BestIsa());
 
-// The better of some distances: a ceiling.
-double LeastSecondsToRead(Workers& workers, std::span<const ReadItem> items, Isa isa = BestIsa());
+// What reads them fastest, tried: SecondsToRead with it is the ceiling.
+ReadAhead BestReadAhead(Workers& workers, std::span<const ReadItem> items, Isa isa = BestIsa());
 
 int64_t BytesOf(std::span<const ReadItem> items);
 
@@ -36,7 +42,7 @@ std::span<const ReadItem> StreamItems(const char* data, int64_t bytes, std::span
 
 // Of one item; returns something that depends on every byte.
 struct ReadKernels {
-  uint64_t (*read)(const ReadItem&, int64_t bytes_ahead);
+  uint64_t (*read)(const ReadItem&, ReadAhead);
 };
 SA_DECLARE_ISAS(ReadKernels MakeReadKernels())
 

@@ -235,6 +235,14 @@ SA_INLINE void PrefetchL1(const void* p) {
   asm volatile("prfm pldl1keep, %0" : : "Q"(*static_cast<const char*>(p)));
 #endif
 }
+// The same into the second level, which has room for more requests.
+SA_INLINE void PrefetchL2(const void* p) {
+#if defined(__x86_64__)
+  asm volatile("prefetcht1 %0" : : "m"(*static_cast<const char*>(p)));
+#elif defined(__aarch64__)
+  asm volatile("prfm pldl2keep, %0" : : "Q"(*static_cast<const char*>(p)));
+#endif
+}
 
 }  // namespace sparse_attention::cpu::SA_ISA
 
