@@ -1,0 +1,139 @@
+// Dot products of four index rows with a few query rows. Only for kernel sources, like simd.h.
+#ifndef SPARSE_ATTENTION_EFFICIENT_ATTENTION_KERNELS_CPU_SCORE_DOT_TILE_H_
+#define SPARSE_ATTENTION_EFFICIENT_ATTENTION_KERNELS_CPU_SCORE_DOT_TILE_H_
+
+#include "sparse_attention/efficient_attention/kernels/cpu/common/simd.h"
+
+namespace sparse_attention::cpu::SA_ISA {
+
+constexpr int kTileKeys = 4;
+// Query rows whose sums fit the registers beside the keys.
+#if defined(SA_AVX512) || defined(__aarch64__)
+constexpr int kTileRows = 4;
+#else
+constexpr int kTileRows = 2;
+#endif
+
+// One number a key of a tile.
+typedef float F4 __attribute__((vector_size(16)));
+
+// The sums of the lanes of four vectors.
+SA_INLINE F4 SumLanes4(F32 a, F32 b, F32 c, F32 d) {
+#if defined(SA_AVX512)
+  const __m512 x[4] = {reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b),
+                       reinterpret_cast<__m512>(c), reinterpret_cast<__m512>(d)};
+  const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(x[0], x[1]), _mm512_unpackhi_ps(x[0], x[1]));
+  const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(x[2], x[3]), _mm512_unpackhi_ps(x[2], x[3]));
+  const __m512 all =
+      _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xEE));
+  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+  return reinterpret_cast<F4>(
+      _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+#elif defined(SA_AVX2)
+  const __m256 x[4] = {reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b),
+                       reinterpret_cast<__m256>(c), reinterpret_cast<__m256>(d)};
+  const __m256 ab = _mm256_add_ps(_mm256_unpacklo_ps(x[0], x[1]), _mm256_unpackhi_ps(x[0], x[1]));
+  const __m256 cd = _mm256_add_ps(_mm256_unpacklo_ps(x[2], x[3]), _mm256_unpackhi_ps(x[2], x[3]));
+  const __m256 all =
+      _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xEE));
+  return reinterpret_cast<F4>(
+      _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
+#else
+  const F32 ab =
+      __builtin_shuffle(a, b, I32{0, 4, 1, 5}) + __builtin_shuffle(a, b, I32{2, 6, 3, 7});
+  const F32 cd =
+      __builtin_shuffle(c, d, I32{0, 4, 1, 5}) + __builtin_shuffle(c, d, I32{2, 6, 3, 7});
+  return __builtin_shuffle(ab, cd, I32{0, 1, 4, 5}) + __builtin_shuffle(ab, cd, I32{2, 3, 6, 7});
+#endif
+}
+
+// How keys of type T meet float queries: by kStep elements.
+template <typename T>
+struct FloatDot {
+  using Key = T;
+  using Query = float;
+  using Keys = F32;
+  static constexpr int kStep = kLanes;
+  static SA_INLINE F32 LoadKeys(const T* p) { return LoadFloats(p); }
+  static SA_INLINE F32 LoadKeysFirst(const T* p, int count) { return LoadFirst(p, count); }
+  static SA_INLINE F32 Add(F32 sum, F32 keys, const float* query) {
+    return MulAdd(keys, Load(query), sum);
+  }
+  static SA_INLINE F32 AddFirst(F32 sum, F32 keys, const float* query, int count) {
+    return MulAdd(keys, LoadFirst(query, count), sum);
+  }
+};
+
+#if defined(SA_AVX512_BF16)
+// Pairs of products in float32.
+struct BFloat16Dot {
+  using Key = BFloat16;
+  using Query = BFloat16;
+  using Keys = __m512i;
+  static constexpr int kStep = 32;
+  static SA_INLINE __m512i LoadKeys(const BFloat16* p) { return _mm512_loadu_si512(p); }
+  static SA_INLINE __m512i LoadKeysFirst(const BFloat16* p, int count) {
+    return _mm512_maskz_loadu_epi16(static_cast<__mmask32>((uint64_t{1} << count) - 1), p);
+  }
+  static SA_INLINE F32 Add(F32 sum, __m512i keys, const BFloat16* query) {
+    return Products(sum, keys, _mm512_loadu_si512(query));
+  }
+  static SA_INLINE F32 AddFirst(F32 sum, __m512i keys, const BFloat16* query, int count) {
+    return Products(sum, keys, LoadKeysFirst(query, count));
+  }
+  static SA_INLINE F32 Products(F32 sum, __m512i keys, __m512i query) {
+    return reinterpret_cast<F32>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum),
+                                                  reinterpret_cast<__m512bh>(keys),
+                                                  reinterpret_cast<__m512bh>(query)));
+  }
+};
+#endif
+
+// products[r] of four keys with query row r: rows of `length` elements.
+template <typename Dot, int kRows>
+SA_INLINE void DotTile(const typename Dot::Key* const* keys, const typename Dot::Query* queries,
+                       int64_t query_stride, int length, F4* products) {
+  F32 sum[kRows][kTileKeys] = {};
+  int i = 0;
+  for (; i + Dot::kStep <= length; i += Dot::kStep) {
+    typename Dot::Keys x[kTileKeys];
+    for (int k = 0; k < kTileKeys; ++k) x[k] = Dot::LoadKeys(keys[k] + i);
+    for (int r = 0; r < kRows; ++r) {
+      for (int k = 0; k < kTileKeys; ++k) {
+        sum[r][k] = Dot::Add(sum[r][k], x[k], queries + r * query_stride + i);
+      }
+    }
+  }
+  if (i < length) {
+    for (int k = 0; k < kTileKeys; ++k) {
+      const typename Dot::Keys x = Dot::LoadKeysFirst(keys[k] + i, length - i);
+      for (int r = 0; r < kRows; ++r) {
+        sum[r][k] = Dot::AddFirst(sum[r][k], x, queries + r * query_stride + i, length - i);
+      }
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    products[r] = SumLanes4(sum[r][0], sum[r][1], sum[r][2], sum[r][3]);
+  }
+}
+
+// The same for any number of rows, products [rows].
+template <typename Dot>
+SA_INLINE void DotRows(const typename Dot::Key* const* keys, const typename Dot::Query* queries,
+                       int64_t query_stride, int length, int rows, F4* products) {
+  int r = 0;
+  for (; r + kTileRows <= rows; r += kTileRows) {
+    DotTile<Dot, kTileRows>(keys, queries + r * query_stride, query_stride, length, products + r);
+  }
+  if (kTileRows > 2 && r + 2 <= rows) {
+    DotTile<Dot, 2>(keys, queries + r * query_stride, query_stride, length, products + r);
+    r += 2;
+  }
+  if (r < rows) {
+    DotTile<Dot, 1>(keys, queries + r * query_stride, query_stride, length, products + r);
+  }
+}
+
+}  // namespace sparse_attention::cpu::SA_ISA
+
+#endif  // SPARSE_ATTENTION_EFFICIENT_ATTENTION_KERNELS_CPU_SCORE_DOT_TILE_H_
