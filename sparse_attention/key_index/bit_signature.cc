@@ -3,20 +3,24 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/gelu.h>
+#include <ATen/ops/matmul.h>
 #include <ATen/ops/silu.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <bit>
 
-#include "sparse_attention/key_index/row_matmul.h"
+#include "sparse_attention/efficient_attention/kernels/cpu/common/isa.h"
+#include "sparse_attention/key_index/mlp.h"
 #include "sparse_attention/key_index/sign_bits.h"
+#include "sparse_attention/key_index/tensor_rows.h"
 
 namespace sparse_attention {
 namespace {
 
-constexpr int64_t kPieceKeys = 4096;  // go through the MLP at a time
-constexpr int64_t kWordBits = 32;
+constexpr int64_t kPieceKeys = 4096;      // go through the MLP at a time
+constexpr int64_t kHostPieceRows = 1024;  // of a thread
+constexpr int64_t kWordBits = cpu::kSignatureBits;
 
 void Activate(Activation activation, at::Tensor& x) {
   switch (activation) {
@@ -35,12 +39,12 @@ void Activate(Activation activation, at::Tensor& x) {
   }
 }
 
-// The outputs of one head of the MLP for x [batch, n, dim].
+// The outputs of one head of the MLP for x [batch, n, dim] on a device.
 at::Tensor Forward(const HeadMlp& mlp, int64_t head, const at::Tensor& x) {
-  at::Tensor y = x;
+  at::Tensor y = x.to(at::kFloat);
   for (size_t i = 0; i < mlp.linears.size(); ++i) {
     const HeadLinear& linear = mlp.linears[i];
-    y = RowMatmul(y, linear.weight[head]).add_(linear.bias[head]);
+    y = at::matmul(y, linear.weight[head]).add_(linear.bias[head]);
     if (i + 1 < mlp.linears.size()) Activate(mlp.activation, y);
   }
   return y;
@@ -49,6 +53,48 @@ at::Tensor Forward(const HeadMlp& mlp, int64_t head, const at::Tensor& x) {
 // The head of x that a head of the MLP reads.
 at::Tensor HeadOf(const HeadMlp& mlp, int64_t head, const at::Tensor& x) {
   return x.select(1, head / (mlp.heads() / x.size(1)));
+}
+
+constexpr cpu::RowActivation ActivationOfRows(Activation activation) {
+  switch (activation) {
+    case Activation::kRelu:
+      return cpu::RowActivation::kRelu;
+    case Activation::kSilu:
+      return cpu::RowActivation::kSilu;
+    case Activation::kGelu:
+      return cpu::RowActivation::kGelu;
+    case Activation::kTanh:
+      return cpu::RowActivation::kTanh;
+  }
+  return cpu::RowActivation::kSilu;
+}
+
+// Calls run(mlp, head, rows, sequence, first row, scratch) for pieces of x in parallel.
+template <typename Run>
+void ForRowsOnHost(const HeadMlp& mlp, const at::Tensor& x, const Run& run) {
+  std::vector<at::Tensor> kept;  // what the plain pointers point to
+  std::vector<cpu::MlpLinear> linears;
+  for (const HeadLinear& linear : mlp.linears) {
+    kept.push_back(linear.weight.contiguous());
+    kept.push_back(linear.bias.contiguous());
+    const at::Tensor &weight = kept[kept.size() - 2], &bias = kept.back();
+    linears.push_back({weight.const_data_ptr<float>(), bias.const_data_ptr<float>(), weight.size(1),
+                       weight.size(2)});
+  }
+  const cpu::Mlp plain = {linears, ActivationOfRows(mlp.activation)};
+  const at::Tensor rows = AsElements(x);
+  const int64_t heads = mlp.heads(), n = x.size(2);
+  const int64_t pieces = (n + kHostPieceRows - 1) / kHostPieceRows;
+  at::parallel_for(0, x.size(0) * heads * pieces, 1, [&](int64_t begin, int64_t end) {
+    std::vector<float> scratch(cpu::MlpScratchFloats(plain));
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t first = task % pieces * kHostPieceRows;
+      const int64_t head = task / pieces % heads, sequence = task / pieces / heads;
+      const cpu::KeyRows all = KeyRowsOf(rows, sequence, head / (heads / x.size(1)));
+      run(plain, head, all.Part(first, std::min(kHostPieceRows, n - first)), sequence, first,
+          scratch.data());
+    }
+  });
 }
 
 // Counts of set bits by adding ever larger fields of a word, for devices.
@@ -95,6 +141,18 @@ __attribute__((target_clones("popcnt", "default"))) void AgreementOfRow(const in
 at::Tensor MlpOutputs(const HeadMlp& mlp, const at::Tensor& x) {
   at::Tensor outputs =
       at::empty({x.size(0), mlp.heads(), x.size(2), mlp.bits()}, x.options().dtype(at::kFloat));
+  if (x.device().is_cpu()) {
+    float* const out = outputs.data_ptr<float>();
+    ForRowsOnHost(mlp, x,
+                  [&](const cpu::Mlp& plain, int64_t head, const cpu::KeyRows& rows,
+                      int64_t sequence, int64_t first, float* scratch) {
+                    cpu::MlpOutputs(
+                        plain, head, rows, cpu::BestIsa(), scratch,
+                        out + ((sequence * mlp.heads() + head) * x.size(2) + first) * mlp.bits(),
+                        mlp.bits());
+                  });
+    return outputs;
+  }
   for (int64_t head = 0; head < mlp.heads(); ++head) {
     outputs.select(1, head).copy_(Forward(mlp, head, HeadOf(mlp, head, x)));
   }
@@ -105,6 +163,17 @@ at::Tensor BitSignatures(const HeadMlp& mlp, const at::Tensor& x) {
   const int64_t words = (mlp.bits() + kWordBits - 1) / kWordBits;
   at::Tensor signatures =
       at::empty({x.size(0), mlp.heads(), x.size(2), words}, x.options().dtype(at::kInt));
+  if (x.device().is_cpu()) {
+    int32_t* const out = signatures.data_ptr<int32_t>();
+    ForRowsOnHost(mlp, x,
+                  [&](const cpu::Mlp& plain, int64_t head, const cpu::KeyRows& rows,
+                      int64_t sequence, int64_t first, float* scratch) {
+                    cpu::EncodeSignatures(
+                        plain, head, rows, cpu::BestIsa(), scratch,
+                        out + ((sequence * mlp.heads() + head) * x.size(2) + first) * words, words);
+                  });
+    return signatures;
+  }
   for (int64_t begin = 0; begin < x.size(2); begin += kPieceKeys) {
     const int64_t length = std::min(kPieceKeys, x.size(2) - begin);
     const at::Tensor piece = x.narrow(2, begin, length);

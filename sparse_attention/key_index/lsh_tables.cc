@@ -3,22 +3,27 @@
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/matmul.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <numbers>
+#include <type_traits>
 #include <vector>
 
 #include "sparse_attention/base/normal.h"
 #include "sparse_attention/base/philox.h"
-#include "sparse_attention/key_index/row_matmul.h"
+#include "sparse_attention/efficient_attention/kernels/cpu/common/isa.h"
+#include "sparse_attention/key_index/hash_core.h"
+#include "sparse_attention/key_index/tensor_rows.h"
 
 namespace sparse_attention {
 namespace {
 
 constexpr int64_t kPieceFloats = 8 << 20;  // projections that are held at a time
+constexpr int64_t kHostPieceRows = 256;    // hashed by a thread at a time
 constexpr int64_t kBlockKeys = 1024;       // buckets that stay in the first-level cache
 
 at::ScalarType BucketType(int64_t bits) {
@@ -63,6 +68,39 @@ void CompareOnHost(const at::Tensor& q, const at::Tensor& k, at::Tensor& shared)
   });
 }
 
+template <typename Bucket>
+void HashOnHost(const at::Tensor& vectors, const at::Tensor& planes, const HashRule& rule,
+                at::Tensor& buckets) {
+  const at::Tensor x = AsElements(vectors), dense_planes = planes.contiguous();
+  const int64_t heads = x.size(1), n = x.size(2), dim = x.size(3);
+  cpu::HashPlanes view;
+  view.tables = planes.size(0);
+  view.bits = planes.size(1);
+  view.dim = dim;
+  view.zero_is_one = rule.zero_is_one;
+  std::vector<float> packed(cpu::PackedPlaneFloats(view.tables, view.bits, dim));
+  cpu::PackPlanes(dense_planes.const_data_ptr<float>(), view.tables, view.bits, dim,
+                  rule.order == BitOrder::kHighestFirst, packed.data());
+  view.packed = packed.data();
+  Bucket* const out = buckets.data_ptr<Bucket>();
+  const cpu::RowProductKernels kernels = cpu::RowProductKernelsFor(cpu::BestIsa());
+  const int64_t pieces = (n + kHostPieceRows - 1) / kHostPieceRows;
+  at::parallel_for(0, x.size(0) * heads * pieces, 1, [&](int64_t begin, int64_t end) {
+    std::vector<float> scratch(cpu::HashScratchFloats(view)), rows(kHostPieceRows * dim);
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t first = task % pieces * kHostPieceRows;
+      const int64_t count = std::min(kHostPieceRows, n - first);
+      const cpu::KeyRows keys =
+          KeyRowsOf(x, task / pieces / heads, task / pieces % heads).Part(first, count);
+      for (int64_t j = 0; j < count; ++j) {
+        kernels.widen(keys.Row(j), keys.element, dim, rows.data() + j * dim);
+      }
+      cpu::HashRows(view, rows.data(), count, cpu::BestIsa(), scratch.data(),
+                    out + task / pieces * view.tables * n + first, n, 1);
+    }
+  });
+}
+
 }  // namespace
 
 at::Tensor GaussianPlanes(uint64_t seed, int64_t layer, int64_t tables, int64_t bits, int64_t dim) {
@@ -84,12 +122,20 @@ at::Tensor HashBuckets(const at::Tensor& x, const at::Tensor& planes, const Hash
   const int64_t tables = planes.size(0), bits = planes.size(1), n = x.size(2);
   at::Tensor buckets =
       at::empty({x.size(0), x.size(1), tables, n}, x.options().dtype(BucketType(bits)));
+  if (x.device().is_cpu()) {
+    AT_DISPATCH_INTEGRAL_TYPES(buckets.scalar_type(), "HashBuckets", [&] {
+      if constexpr (!std::is_same_v<scalar_t, int8_t>) {
+        HashOnHost<scalar_t>(x, planes, rule, buckets);
+      }
+    });
+    return buckets;
+  }
   const at::Tensor directions = planes.flatten(0, 1).t();
   const int64_t per_key = std::max<int64_t>(1, x.size(0) * x.size(1) * tables * bits);
   const int64_t piece = std::max<int64_t>(1, kPieceFloats / per_key);
   for (int64_t begin = 0; begin < n; begin += piece) {
     const int64_t length = std::min(piece, n - begin);
-    const at::Tensor sides = RowMatmul(x.narrow(2, begin, length), directions);
+    const at::Tensor sides = at::matmul(x.narrow(2, begin, length).to(at::kFloat), directions);
     const at::Tensor ones = rule.zero_is_one ? sides.ge(0) : sides.gt(0);
     buckets.narrow(3, begin, length).copy_(PackBits(ones, bits, rule.order).transpose(2, 3));
   }

@@ -18,33 +18,9 @@
 #include "sparse_attention/efficient_attention/kernels/cpu/common/isa.h"
 #include "sparse_attention/key_index/k_means.h"
 #include "sparse_attention/key_index/lookups.h"
+#include "sparse_attention/key_index/tensor_rows.h"
 
 namespace sparse_attention {
-
-namespace {
-
-// Keys of a type that the host's functions read, a row's elements side by side.
-at::Tensor AsElements(const at::Tensor& keys) {
-  const at::ScalarType type = keys.scalar_type();
-  const bool known = type == at::kFloat || type == at::kHalf || type == at::kBFloat16;
-  const at::Tensor elements = known ? keys : keys.to(at::kFloat);
-  return elements.stride(3) == 1 ? elements : elements.contiguous();
-}
-
-cpu::KeyRows KeysOf(const at::Tensor& keys, int64_t sequence, int64_t head) {
-  const int64_t bytes = static_cast<int64_t>(keys.element_size());
-  cpu::KeyRows rows;
-  rows.data = static_cast<const char*>(keys.const_data_ptr()) +
-              (sequence * keys.stride(0) + head * keys.stride(1)) * bytes;
-  rows.element = keys.scalar_type() == at::kFloat  ? cpu::Element::kFloat32
-                 : keys.scalar_type() == at::kHalf ? cpu::Element::kFloat16
-                                                   : cpu::Element::kBFloat16;
-  rows.row_stride = keys.stride(2) * bytes;
-  rows.rows = keys.size(2);
-  return rows;
-}
-
-}  // namespace
 
 at::Tensor SquaredRadius(const at::Tensor& x) {
   return x.square().sum(-1, /*keepdim=*/true).amax(-2, /*keepdim=*/true);
@@ -140,7 +116,7 @@ void PqCodebook::TrainOnHost(const at::Tensor& keys) {
     std::vector<int32_t> group_codes(n);
     for (int64_t group = begin; group < end; ++group) {
       const int64_t sequence = group / subvectors_ / heads, head = group / subvectors_ % heads;
-      const cpu::KeyRows head_rows = KeysOf(rows, sequence, head);
+      const cpu::KeyRows head_rows = KeyRowsOf(rows, sequence, head);
       cpu::PqEncoder shape;
       shape.key_dim = rows.size(3);
       shape.subvectors = 1;
@@ -215,7 +191,7 @@ at::Tensor PqCodebook::Encode(const at::Tensor& keys) const {
       std::vector<float> scratch(cpu::PqScratchBytes(encoder) /
                                  static_cast<int64_t>(sizeof(float)));
       const auto encode = [&](auto* out) {
-        cpu::EncodePq(encoder, i % heads, KeysOf(rows, i / heads, i % heads), cpu::BestIsa(),
+        cpu::EncodePq(encoder, i % heads, KeyRowsOf(rows, i / heads, i % heads), cpu::BestIsa(),
                       scratch.data(), out + i * subvectors_ * n, n);
       };
       if (options_.bits <= 8) {

@@ -6,9 +6,9 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "sparse_attention/efficient_attention/kernels/cpu/common/element.h"
 #include "sparse_attention/efficient_attention/kernels/cpu/common/isa.h"
 #include "sparse_attention/key_index/k_means_core.h"
+#include "sparse_attention/key_index/key_rows.h"
 
 namespace sparse_attention::cpu {
 
@@ -27,14 +27,6 @@ struct PqEncoder {
   int64_t FirstChannel(int64_t subvector) const {
     return subvector * (key_dim / subvectors) + std::min(subvector, key_dim % subvectors);
   }
-};
-
-// Keys of one head: row j begins j * row_stride bytes behind `data`.
-struct KeyRows {
-  const void* data = nullptr;
-  Element element = Element::kFloat32;
-  int64_t row_stride = 0;
-  int64_t rows = 0;
 };
 
 // One sub-vector of the keys, as k-means reads it, without the channel of the inner-product metric.
