@@ -11,10 +11,18 @@ float Round(float x) {
   return (x + kRound) - kRound;
 }
 
-}  // namespace
+struct Quantizer {
+  QuantizedRange range;
+  float levels;
 
-template <typename Code>
-QuantizedRange QuantizeVector(const float* x, int64_t n, int64_t bits, Code* codes) {
+  // A whole number; 0 for what is not a number, which fails the comparison.
+  float Code(float x) const {
+    const float level = (x - range.low) * range.scale;
+    return Round(level > 0 ? std::min(level, levels) : 0);
+  }
+};
+
+Quantizer QuantizerOf(const float* x, int64_t n, int64_t bits) {
   float low = x[0], high = x[0];
   bool number = true;
   for (int64_t i = 0; i < n; ++i) {
@@ -25,14 +33,22 @@ QuantizedRange QuantizeVector(const float* x, int64_t n, int64_t bits, Code* cod
   if (!number) low = high = __builtin_nanf("");
   const float levels = static_cast<float>((int64_t{1} << bits) - 1);
   const float range = high - low;
-  const float scale = 1 / (range == 0 ? 1 : range) * levels;
-  for (int64_t i = 0; i < n; ++i) {
-    const float level = (x[i] - low) * scale;
-    // What is not a number fails both comparisons.
-    const float bounded = level > 0 ? std::min(level, levels) : 0;
-    codes[i] = static_cast<Code>(Round(bounded));
-  }
-  return {scale, low};
+  return {{1 / (range == 0 ? 1 : range) * levels, low}, levels};
+}
+
+}  // namespace
+
+template <typename Code>
+QuantizedRange QuantizeVector(const float* x, int64_t n, int64_t bits, Code* codes) {
+  const Quantizer quantizer = QuantizerOf(x, n, bits);
+  for (int64_t i = 0; i < n; ++i) codes[i] = static_cast<Code>(quantizer.Code(x[i]));
+  return quantizer.range;
+}
+
+void PseudoQuantizeVector(float* x, int64_t n, int64_t bits) {
+  const Quantizer quantizer = QuantizerOf(x, n, bits);
+  const QuantizedRange& range = quantizer.range;
+  for (int64_t i = 0; i < n; ++i) x[i] = quantizer.Code(x[i]) / range.scale + range.low;
 }
 
 template <typename Code>

@@ -21,6 +21,9 @@ struct QuantizedRange {
 template <typename Code>
 QuantizedRange QuantizeVector(const float* x, int64_t n, int64_t bits, Code* codes);
 
+// What is left of x after quantisation, in place.
+void PseudoQuantizeVector(float* x, int64_t n, int64_t bits);
+
 // Labels of keys: channels[0 .. n) of each row, quantised; row j's codes at codes + j *
 // code_stride. `scratch` has n floats.
 template <typename Code>

@@ -1,8 +1,11 @@
 #include "sparse_attention/key_index/quest_pages.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/ops/amax.h>
 #include <ATen/ops/amin.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
@@ -12,12 +15,16 @@
 #include <utility>
 
 #include "sparse_attention/attention/attention_inputs.h"
+#include "sparse_attention/efficient_attention/kernels/cpu/common/isa.h"
+#include "sparse_attention/key_index/page_bounds.h"
 #include "sparse_attention/key_index/pseudo_quantize.h"
+#include "sparse_attention/key_index/tensor_rows.h"
 
 namespace sparse_attention {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr int64_t kGrainPages = 64;   // of a thread at least
 constexpr int64_t kPieceKeys = 4096;  // converted to float32 at a time
 
 // Bounds of pages of equal size, x [batch, heads, pages, keys of a page, dim].
@@ -39,6 +46,26 @@ std::pair<at::Tensor, at::Tensor> Bounds(const at::Tensor& keys) {
 }
 
 }  // namespace
+
+void QuestPages::SetOnHost(int64_t page, const at::Tensor& keys) {
+  const at::Tensor rows = AsElements(keys);
+  const int64_t b = keys.size(0), heads = keys.size(1), n = keys.size(2), dim = keys.size(3);
+  const int64_t pages = (n + page_size_ - 1) / page_size_ - page;
+  at::Tensor low = at::empty({b, heads, pages, dim}, keys.options().dtype(at::kFloat));
+  at::Tensor high = at::empty_like(low);
+  float* const low_data = low.data_ptr<float>();
+  float* const high_data = high.data_ptr<float>();
+  at::parallel_for(0, b * heads * pages, kGrainPages, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t first = (page + i % pages) * page_size_;
+      const cpu::KeyRows all = KeyRowsOf(rows, i / pages / heads, i / pages % heads);
+      cpu::EncodePageBounds(all.Part(first, std::min(page_size_, n - first)), dim, page_size_,
+                            label_bits_, cpu::BestIsa(), low_data + i * dim, high_data + i * dim);
+    }
+  });
+  min_.Set(page, low);
+  max_.Set(page, high);
+}
 
 QuestPages::QuestPages(const at::Tensor& keys, int64_t page_size, int64_t label_bits)
     : page_size_(page_size), label_bits_(label_bits) {
@@ -65,6 +92,10 @@ void QuestPages::Extend(const at::Tensor& keys, int64_t unchanged) {
   if (page == whole_pages && keys.size(2) % page_size_ == 0) {  // nothing but a cut
     min_.Set(page, min_.view().narrow(2, 0, 0));
     max_.Set(page, max_.view().narrow(2, 0, 0));
+  }
+  if (keys.device().is_cpu()) {
+    if (keys.size(2) > page * page_size_) SetOnHost(page, keys);
+    return;
   }
   while (page < whole_pages) {
     const int64_t count =

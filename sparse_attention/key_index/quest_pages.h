@@ -35,6 +35,9 @@ class QuestPages {
   at::Tensor max() const { return max_.view(); }
 
  private:
+  // Bounds of the keys of pages from `page` on, behind those there are.
+  void SetOnHost(int64_t page, const at::Tensor& keys);
+
   int64_t page_size_, label_bits_;
   GrowingTensor min_{2}, max_{2};
 };
