@@ -2,15 +2,23 @@
 
 #include <map>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "sparse_attention/config/field.h"
 #include "sparse_attention/efficient_attention/cpu/fixed_ranges.h"
 #include "sparse_attention/efficient_attention/cpu/oracle_scores.h"
+#include "sparse_attention/efficient_attention/cpu/pq_index.h"
+#include "sparse_attention/efficient_attention/cpu/quest_index.h"
 #include "sparse_attention/efficient_attention/cpu/samplers.h"
+#include "sparse_attention/efficient_attention/cpu/signature_index.h"
 #include "sparse_attention/research_attention/maskers/fixed/causal.h"
+#include "sparse_attention/research_attention/maskers/fixed/hash_attention_top_k.h"
 #include "sparse_attention/research_attention/maskers/fixed/local.h"
 #include "sparse_attention/research_attention/maskers/fixed/oracle_top_k.h"
+#include "sparse_attention/research_attention/maskers/fixed/pq_cache.h"
+#include "sparse_attention/research_attention/maskers/fixed/quest_top_k.h"
 #include "sparse_attention/research_attention/maskers/fixed/sink.h"
 #include "sparse_attention/research_attention/maskers/registry.h"
 #include "sparse_attention/research_attention/maskers/sampling/adaptive_sampling.h"
@@ -51,6 +59,71 @@ Twin OracleTopKTwin(const Json& json) {
   return std::make_shared<cpu::OracleTopKSelector>(cpu::TopKRule{.heavy_size = config.heavy_size});
 }
 
+// The MLPs of a layer as plain pointers into the tensors of `weights`.
+absl::StatusOr<cpu::SignatureMlps> MlpsOf(std::shared_ptr<const HashAttentionWeights> weights,
+                                          const cpu::LayerShape& shape) {
+  SA_ASSIGN_OR_RETURN(const HashAttentionLayer* layer,
+                      weights->Layer(shape.layer, shape.query_heads, shape.kv_heads, shape.dim));
+  struct Owner {
+    std::vector<at::Tensor> tensors;
+  };
+  auto owner = std::make_shared<Owner>();
+  const auto view = [&](const HeadMlp& mlp) {
+    std::vector<cpu::MlpLinear> linears;
+    for (const HeadLinear& linear : mlp.linears) {
+      const at::Tensor weight = linear.weight.contiguous(), bias = linear.bias.contiguous();
+      owner->tensors.push_back(weight);
+      owner->tensors.push_back(bias);
+      linears.push_back({weight.const_data_ptr<float>(), bias.const_data_ptr<float>(),
+                         weight.size(1), weight.size(2)});
+    }
+    return linears;
+  };
+  cpu::SignatureMlps mlps;
+  mlps.query = view(layer->query);
+  mlps.key = view(layer->key);
+  mlps.key_heads = layer->key.heads();
+  mlps.activation = static_cast<cpu::RowActivation>(weights->activation());
+  mlps.owner = owner;
+  return mlps;
+}
+static_assert(static_cast<int>(Activation::kRelu) == static_cast<int>(cpu::RowActivation::kRelu));
+static_assert(static_cast<int>(Activation::kSilu) == static_cast<int>(cpu::RowActivation::kSilu));
+static_assert(static_cast<int>(Activation::kGelu) == static_cast<int>(cpu::RowActivation::kGelu));
+static_assert(static_cast<int>(Activation::kTanh) == static_cast<int>(cpu::RowActivation::kTanh));
+
+Twin HashAttentionTwin(const Json& json) {
+  // Whatever is wrong with the entry or its file, the research engine's masker says.
+  SA_RETURN_IF_ERROR(MaskerFromJson(json, {}).status());
+  SA_ASSIGN_OR_RETURN(const auto config, ConfigFromJson<HashAttentionTopKConfig>(json));
+  SA_ASSIGN_OR_RETURN(const auto weights, HashAttentionWeights::Load(config.hat_weight_file));
+  return std::make_shared<cpu::HashAttentionSelector>(
+      cpu::TopKRule{.heavy_size = config.heavy_size},
+      [weights](const cpu::LayerShape& shape) { return MlpsOf(weights, shape); });
+}
+
+Twin PqCacheTwin(const Json& json) {
+  SA_ASSIGN_OR_RETURN(const auto config, ConfigFromJson<PqCacheConfig>(json));
+  if (config.kmeans == KMeansRule::kHub) {
+    return NoEfficientForm(absl::StrCat(config.kName, " with kmeans \"hub\""),
+                           "its draws come from LibTorch's generator in the hub's order");
+  }
+  cpu::PqIndexOptions options;
+  options.subvectors = config.pq_group_factor;
+  options.bits = config.pq_bits;
+  options.iterations = config.kmeans_iter;
+  options.offset = config.init_offset;
+  options.inner_product = config.metric == PqMetric::kInnerProduct;
+  options.seed = config.seed;
+  return std::make_shared<cpu::PqCacheSelector>(config.heavy_size, options);
+}
+
+Twin QuestTwin(const Json& json) {
+  SA_ASSIGN_OR_RETURN(const auto config, ConfigFromJson<QuestTopKConfig>(json));
+  return std::make_shared<cpu::QuestSelector>(config.heavy_size, config.page_size,
+                                              config.label_bits);
+}
+
 Twin RandomTwin(const Json& json) {
   SA_ASSIGN_OR_RETURN(const auto config, ConfigFromJson<RandomSamplingConfig>(json));
   if (config.estimator == Estimator::kHub) return NoHubRule(config.kName);
@@ -78,6 +151,9 @@ Twin CpuTwin(const Json& entry) {
       {LocalConfig::kName, &LocalTwin},
       {CausalConfig::kName, &CausalTwin},
       {OracleTopKConfig::kName, &OracleTopKTwin},
+      {HashAttentionTopKConfig::kName, &HashAttentionTwin},
+      {PqCacheConfig::kName, &PqCacheTwin},
+      {QuestTopKConfig::kName, &QuestTwin},
       {RandomSamplingConfig::kName, &RandomTwin},
       {AdaptiveSamplingConfig::kName, &AdaptiveTwin},
   };

@@ -6,13 +6,13 @@
 
 namespace sparse_attention::cpu {
 
-PageBoundsKernels PageBoundsKernelsFor(Isa isa) {
-  return SA_CHOOSE_ISA(isa, MakePageBoundsKernels)();
+PageExtremesKernels PageExtremesKernelsFor(Isa isa) {
+  return SA_CHOOSE_ISA(isa, MakePageExtremesKernels)();
 }
 
 void EncodePageBounds(const KeyRows& keys, int64_t dim, int64_t page_size, int64_t label_bits,
                       Isa isa, float* low, float* high) {
-  const PageBoundsKernels kernels = PageBoundsKernelsFor(isa);
+  const PageExtremesKernels kernels = PageExtremesKernelsFor(isa);
   for (int64_t first = 0; first < keys.rows; first += page_size, low += dim, high += dim) {
     kernels.bounds(keys.Part(first, std::min(page_size, keys.rows - first)), dim, low, high);
     if (label_bits < 16) {

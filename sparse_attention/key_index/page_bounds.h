@@ -10,13 +10,13 @@
 
 namespace sparse_attention::cpu {
 
-struct PageBoundsKernels {
+struct PageExtremesKernels {
   // Of the rows that are finite; 0 where none is. low and high: [dim].
   void (*bounds)(const KeyRows& page, int64_t dim, float* low, float* high);
 };
 
-SA_DECLARE_ISAS(PageBoundsKernels MakePageBoundsKernels())
-PageBoundsKernels PageBoundsKernelsFor(Isa isa);
+SA_DECLARE_ISAS(PageExtremesKernels MakePageExtremesKernels())
+PageExtremesKernels PageExtremesKernelsFor(Isa isa);
 
 // Bounds of the pages that `keys` begin, page_size rows each but the last: page p's at low and high
 // + p * dim. With label_bits < 16 each is quantised as a vector of its own.

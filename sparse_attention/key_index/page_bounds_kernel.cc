@@ -68,6 +68,6 @@ void Bounds(const KeyRows& page, int64_t dim, float* low, float* high) {
 
 }  // namespace
 
-PageBoundsKernels MakePageBoundsKernels() { return {Bounds}; }
+PageExtremesKernels MakePageExtremesKernels() { return {Bounds}; }
 
 }  // namespace sparse_attention::cpu::SA_ISA

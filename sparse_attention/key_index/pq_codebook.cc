@@ -106,40 +106,26 @@ void PqCodebook::TrainOnHost(const at::Tensor& keys) {
   centroids_ = at::empty({b, heads, subvectors_, clusters, dim}, floats);
   if (options_.inner_product) phi_ = at::zeros({b, heads, subvectors_, 1, 1}, floats);
   at::Tensor codes = at::empty({b, heads, subvectors_, n}, rows.options().dtype(CodeType()));
-  const cpu::KMeansKernels kernels = cpu::KMeansKernelsFor(cpu::BestIsa());
   at::parallel_for(0, b * heads * subvectors_, 1, [&](int64_t begin, int64_t end) {
-    std::vector<double> scratch(cpu::KMeansScratchBytes(n, dim, clusters) /
-                                static_cast<int64_t>(sizeof(double)));
-    std::vector<float> block(cpu::RowBlockFloats(width_));
-    std::vector<float> channel(options_.inner_product ? n : 0);
-    std::vector<uint8_t> finite(n);
+    std::vector<double> scratch;
     std::vector<int32_t> group_codes(n);
     for (int64_t group = begin; group < end; ++group) {
-      const int64_t sequence = group / subvectors_ / heads, head = group / subvectors_ % heads;
-      const cpu::KeyRows head_rows = KeyRowsOf(rows, sequence, head);
-      cpu::PqEncoder shape;
-      shape.key_dim = rows.size(3);
-      shape.subvectors = 1;
-      kernels.finite(cpu::SubvectorRows(shape, head_rows, 0), finite.data());
-      shape.subvectors = subvectors_;
       PhiloxStream stream = options.stream(group);
-      cpu::KMeansProblem problem;
-      problem.x = cpu::SubvectorRows(shape, head_rows, group % subvectors_);
-      if (options_.inner_product) {
-        kernels.norms(problem.x, block.data(), channel.data());
-        const float phi = cpu::LargestSquare(channel.data(), finite.data(), n);
-        cpu::NormChannel(channel.data(), n, phi, channel.data());
-        problem.x.extra = channel.data();
-        phi_.data_ptr<float>()[group] = phi;
-      }
-      problem.counted = finite.data();
-      problem.clusters = clusters;
-      problem.iterations = options.iterations;
-      problem.uniform = [](void* draws) { return static_cast<PhiloxStream*>(draws)->Uniform(); };
-      problem.stream = &stream;
-      problem.centroids = centroids_.data_ptr<float>() + group * clusters * dim;
-      problem.codes = group_codes.data();
-      cpu::KMeansOfGroup(problem, cpu::BestIsa(), scratch.data());
+      cpu::PqTraining training;
+      training.keys = KeyRowsOf(rows, group / subvectors_ / heads, group / subvectors_ % heads);
+      training.key_dim = rows.size(3);
+      training.subvectors = subvectors_;
+      training.subvector = group % subvectors_;
+      training.clusters = clusters;
+      training.iterations = options.iterations;
+      training.inner_product = options_.inner_product;
+      training.uniform = [](void* draws) { return static_cast<PhiloxStream*>(draws)->Uniform(); };
+      training.stream = &stream;
+      training.centroids = centroids_.data_ptr<float>() + group * clusters * dim;
+      if (options_.inner_product) training.phi = phi_.data_ptr<float>() + group;
+      training.codes = group_codes.data();
+      scratch.resize(cpu::PqTrainingScratchBytes(training) / static_cast<int64_t>(sizeof(double)));
+      cpu::TrainPq(training, cpu::BestIsa(), scratch.data());
       if (options_.bits <= 8) {
         std::copy(group_codes.begin(), group_codes.end(), codes.data_ptr<uint8_t>() + group * n);
       } else {

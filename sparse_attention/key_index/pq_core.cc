@@ -78,4 +78,59 @@ void EncodePq(const PqEncoder& encoder, int64_t head, const KeyRows& keys, Isa i
   Encode(encoder, head, keys, isa, scratch, codes, code_stride);
 }
 
+namespace {
+
+PqEncoder ShapeOf(const PqTraining& training, int64_t subvectors) {
+  PqEncoder shape;
+  shape.key_dim = training.key_dim;
+  shape.subvectors = subvectors;
+  return shape;
+}
+
+int64_t RoundUp(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+
+int64_t TrainingDim(const PqTraining& training) {
+  return ShapeOf(training, training.subvectors).width() + (training.inner_product ? 1 : 0);
+}
+
+}  // namespace
+
+int64_t PqTrainingScratchBytes(const PqTraining& training) {
+  const int64_t rows = training.keys.rows, dim = TrainingDim(training);
+  const int64_t floats = training.inner_product ? RowBlockFloats(dim) + rows : 0;
+  return RoundUp(KMeansScratchBytes(rows, dim, training.clusters)) + RoundUp(rows) +
+         RoundUp(floats * static_cast<int64_t>(sizeof(float)));
+}
+
+void TrainPq(const PqTraining& training, Isa isa, void* scratch) {
+  const int64_t rows = training.keys.rows, dim = TrainingDim(training);
+  const KMeansKernels kernels = KMeansKernelsFor(isa);
+  char* at =
+      static_cast<char*>(scratch) + RoundUp(KMeansScratchBytes(rows, dim, training.clusters));
+  uint8_t* const finite = reinterpret_cast<uint8_t*>(at);
+  at += RoundUp(rows);
+  // Of the whole key, not of this sub-vector alone.
+  kernels.finite(SubvectorRows(ShapeOf(training, 1), training.keys, 0), finite);
+
+  KMeansProblem problem;
+  problem.x =
+      SubvectorRows(ShapeOf(training, training.subvectors), training.keys, training.subvector);
+  if (training.inner_product) {
+    float* const block = reinterpret_cast<float*>(at);
+    float* const channel = block + RowBlockFloats(dim);
+    kernels.norms(problem.x, block, channel);
+    *training.phi = LargestSquare(channel, finite, rows);
+    NormChannel(channel, rows, *training.phi, channel);
+    problem.x.extra = channel;
+  }
+  problem.counted = finite;
+  problem.clusters = training.clusters;
+  problem.iterations = training.iterations;
+  problem.uniform = training.uniform;
+  problem.stream = training.stream;
+  problem.centroids = training.centroids;
+  problem.codes = training.codes;
+  KMeansOfGroup(problem, isa, scratch);
+}
+
 }  // namespace sparse_attention::cpu

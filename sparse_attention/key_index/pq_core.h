@@ -37,6 +37,25 @@ VectorRows SubvectorRows(const PqEncoder& encoder, const KeyRows& keys, int64_t 
 void NormChannel(const float* squares, int64_t rows, float phi, float* channel);
 float LargestSquare(const float* squares, const uint8_t* counted, int64_t rows);
 
+// One sub-vector of the keys of one head, to be trained on.
+struct PqTraining {
+  KeyRows keys;
+  int64_t key_dim = 0;
+  int64_t subvectors = 0, subvector = 0;
+  int64_t clusters = 0, iterations = 0;
+  bool inner_product = false;
+  // The next uniform draw in [0, 1).
+  double (*uniform)(void* stream) = nullptr;
+  void* stream = nullptr;
+  float* centroids = nullptr;  // out [clusters][dim]
+  float* phi = nullptr;        // out, of the inner-product metric
+  int32_t* codes = nullptr;    // out [rows]
+};
+// A key that is not finite moves no centroid. `scratch`, at 64-byte steps, has
+// PqTrainingScratchBytes(training).
+int64_t PqTrainingScratchBytes(const PqTraining& training);
+void TrainPq(const PqTraining& training, Isa isa, void* scratch);
+
 // Codes of the keys of one head: sub-vector s of row j at codes[s * code_stride + j]. `scratch`, at
 // 64-byte steps, has PqScratchBytes(encoder) whatever the number of rows.
 int64_t PqScratchBytes(const PqEncoder& encoder);

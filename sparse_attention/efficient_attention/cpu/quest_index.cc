@@ -3,13 +3,11 @@
 #include <algorithm>
 #include <cstring>
 #include <new>
-#include <vector>
 
 #include "sparse_attention/efficient_attention/cpu/covering_index.h"
 #include "sparse_attention/efficient_attention/cpu/row_reduce_of.h"
 #include "sparse_attention/efficient_attention/kernels/cpu/common/aligned_buffer.h"
 #include "sparse_attention/efficient_attention/kernels/cpu/score/page_bounds.h"
-#include "sparse_attention/key_index/quantize_core.h"
 
 namespace sparse_attention::cpu {
 namespace {
@@ -18,16 +16,15 @@ constexpr int64_t kLeastPages = 3;
 
 class PageScorer final : public ItemScorer {
  public:
-  PageScorer(const PageBoundsKernels& kernels, const PageBoundsProblem& problem, Element query)
-      : ItemScorer(ScoreType::kFloat), kernels_(kernels), problem_(problem), query_(query) {}
+  PageScorer(const PageBoundsKernels& kernels, const PageBoundsProblem& problem)
+      : ItemScorer(ScoreType::kFloat), kernels_(kernels), problem_(problem) {}
   void Score(int64_t begin, int64_t end, void* scores, int64_t stride) const override {
-    kernels_.score(problem_, query_, begin, end, static_cast<float*>(scores), stride);
+    kernels_.score(problem_, begin, end, static_cast<float*>(scores), stride);
   }
 
  private:
   const PageBoundsKernels kernels_;
   const PageBoundsProblem problem_;
-  const Element query_;
 };
 
 class PageIndex final : public CoveringIndex {
@@ -36,7 +33,7 @@ class PageIndex final : public CoveringIndex {
       : CoveringIndex(plan),
         page_size_(page_size),
         label_bits_(label_bits),
-        element_(quantized() ? Element::kFloat32 : plan.shape.element),
+        element_(BoundsElement(plan.shape.element, static_cast<int>(label_bits))),
         page_bytes_(2 * plan.shape.dim * ElementBytes(element_)),
         pages_((plan.capacity + page_size - 1) / page_size),
         kernels_(PageBoundsKernelsFor(plan.isa)),
@@ -54,82 +51,41 @@ class PageIndex final : public CoveringIndex {
 
   const ItemScorer* MakeScorer(const StepItem& item) const override {
     char* const split = item.arena.Take<char>(SplitQueryBytes(shape_.dim, item.rows()));
-    kernels_.split_queries(shape_.element, item.problem.q, item.problem.q_stride, shape_.dim,
-                           item.rows(), element_, split);
     PageBoundsProblem problem;
-    problem.element = element_;
+    problem.query_element = shape_.element;
+    problem.bounds_element = element_;
     problem.dim = shape_.dim;
     problem.rows = item.rows();
     problem.queries = split;
     problem.bounds = buffer_.data() + Offset(item.sequence, item.kv_head);
     problem.page_stride = page_bytes_;
     problem.reduce = ReduceOf(item.plan);
-    return new (item.arena.Take<PageScorer>(1)) PageScorer(kernels_, problem, shape_.element);
+    kernels_.split_queries(problem, item.problem.q, item.problem.q_stride, split);
+    return new (item.arena.Take<PageScorer>(1)) PageScorer(kernels_, problem);
   }
 
  private:
-  bool quantized() const { return label_bits_ < 16; }
   int64_t Offset(int64_t sequence, int64_t head) const {
     return (sequence * shape_.kv_heads + head) * pages_ * page_bytes_;
-  }
-
-  void ReserveThreads(int threads) override {
-    if (!quantized()) return;
-    scratch_.resize(static_cast<size_t>(threads));
-    for (std::vector<char>& scratch : scratch_) {
-      scratch.resize(static_cast<size_t>(2 * shape_.dim * ElementBytes(shape_.element)));
-    }
-    codes_.resize(static_cast<size_t>(threads));
-    for (std::vector<uint16_t>& codes : codes_) codes.resize(static_cast<size_t>(shape_.dim));
   }
 
   void Extend(int64_t sequence, const SequenceKv& kv, int64_t covered, Workers& workers) override {
     // The last page may have been a part.
     const int64_t first = covered / page_size_, last = (kv.length + page_size_ - 1) / page_size_;
     ForEachPiece(shape_.kv_heads, first, last, workers,
-                 [&](int64_t head, int64_t begin, int64_t end, int thread) {
-                   char* const bounds = buffer_.data() + Offset(sequence, head);
-                   const RowView keys = kv.Keys(head);
-                   if (quantized()) {
-                     for (int64_t page = begin; page < end; ++page) {
-                       Quantize(keys, page, kv.length, static_cast<size_t>(thread),
-                                reinterpret_cast<float*>(bounds + page * page_bytes_));
-                     }
-                     return;
-                   }
-                   kernels_.update(keys, shape_.element, shape_.dim, page_size_, begin * page_size_,
-                                   std::min(kv.length, end * page_size_), bounds, page_bytes_);
+                 [&](int64_t head, int64_t begin, int64_t end, int) {
+                   kernels_.update(kv.Keys(head), shape_.element, shape_.dim, page_size_,
+                                   static_cast<int32_t>(label_bits_), begin * page_size_,
+                                   std::min(kv.length, end * page_size_),
+                                   buffer_.data() + Offset(sequence, head), page_bytes_);
                  });
-  }
-
-  void Quantize(const RowView& keys, int64_t page, int64_t length, size_t thread, float* out) {
-    char* const exact = scratch_[thread].data();
-    const int64_t begin = page * page_size_;
-    // Page 0 of a view that begins at this one.
-    kernels_.update(keys, shape_.element, shape_.dim, page_size_, begin,
-                    std::min(length, begin + page_size_),
-                    exact - page * 2 * shape_.dim * ElementBytes(shape_.element),
-                    2 * shape_.dim * ElementBytes(shape_.element));
-    for (int64_t bound = 0; bound < 2; ++bound) {
-      float* const values = out + bound * shape_.dim;
-      for (int64_t c = 0; c < shape_.dim; ++c) {
-        values[c] = ElementAt(exact, shape_.element, bound * shape_.dim + c);
-      }
-      uint16_t* const codes = codes_[thread].data();
-      const QuantizedRange range = QuantizeVector(values, shape_.dim, label_bits_, codes);
-      for (int64_t c = 0; c < shape_.dim; ++c) {
-        values[c] = static_cast<float>(codes[c]) / range.scale + range.low;
-      }
-    }
   }
 
   const int64_t page_size_, label_bits_;
   const Element element_;  // of the bounds
   const int64_t page_bytes_, pages_;
   const PageBoundsKernels kernels_;
-  AlignedBuffer buffer_;                    // [sequences, KV heads, pages, 2, dim]
-  std::vector<std::vector<char>> scratch_;  // by thread
-  std::vector<std::vector<uint16_t>> codes_;
+  AlignedBuffer buffer_;  // [sequences, KV heads, pages, 2, dim]
 };
 
 }  // namespace

@@ -1,0 +1,197 @@
+// Methods that score keys by an index select what the research engine selects: the same sets where
+// scores are whole numbers, else the same but for keys whose score lies within rounding of the
+// k-th.
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros.h>
+
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "sparse_attention/base/random_tensors.h"
+#include "sparse_attention/base/status_matchers.h"
+#include "sparse_attention/efficient_attention/engine_testing.h"
+#include "sparse_attention/key_index/layer_file_testing.h"
+#include "sparse_attention/key_index/pq_codebook.h"
+
+namespace sparse_attention {
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+struct MethodCase {
+  std::string text;
+  Json pipeline;
+  std::vector<AttentionInputs> steps;  // of one session: a prompt, then tokens
+};
+
+// A prompt and some tokens behind it, as steps of one session over one growing cache.
+std::vector<AttentionInputs> Steps(const AttentionInputs& all, RandomTensors& random) {
+  std::vector<AttentionInputs> steps;
+  const int64_t keys = all.keys();
+  int64_t length = std::max<int64_t>(1, keys - random.Integer(0, 4));
+  while (true) {
+    AttentionInputs in = all;
+    const int64_t queries = std::min(length, random.Chance(0.3) ? random.Integer(1, 5) : 1);
+    in.k = all.k.narrow(2, 0, length);
+    in.v = all.v.narrow(2, 0, length);
+    in.q = random.Normal({all.batch(), all.query_heads(), queries, all.dim()}, all.q.scalar_type());
+    in.causal = true;
+    steps.push_back(in);
+    if (length == keys) return steps;
+    length = std::min(keys, length + random.Integer(1, 2));
+  }
+}
+
+// Selections may differ where scores [batch, heads, queries, keys] are as good as equal.
+void ExpectSameButForTies(const at::Tensor& selected, const at::Tensor& expected,
+                          const at::Tensor& scores, double rounding) {
+  const at::Tensor differs = selected.ne(expected);
+  if (!differs.any().item<bool>()) return;
+  EXPECT_TRUE(selected.sum(-1).equal(expected.sum(-1))) << "budgets differ";
+  // The lowest score that both select marks the place of the k-th.
+  const at::Tensor extra = selected.logical_and(expected.logical_not());
+  const at::Tensor missing = expected.logical_and(selected.logical_not());
+  const at::Tensor worst = at::where(extra, scores, kInfinity).amin(-1);
+  const at::Tensor best = at::where(missing, scores, -kInfinity).amax(-1);
+  const at::Tensor gap = at::where(differs.any(-1), best.sub(worst), 0);
+  EXPECT_LE(gap.max().item<double>(), rounding) << "a key that is clearly better was left out";
+}
+
+using ScoresOf = std::function<at::Tensor(const AttentionInputs& step)>;
+
+// Runs the steps in both engines. `scores` null: the sets are equal.
+void ExpectEnginesAgree(const MethodCase& problem, const ScoresOf& scores) {
+  SCOPED_TRACE(problem.text + "\n" + problem.pipeline.dump());
+  SA_ASSERT_OK_AND_ASSIGN(const auto research, ResearchFromJson(problem.pipeline));
+  SA_ASSERT_OK_AND_ASSIGN(const auto efficient, EfficientFromJson(problem.pipeline));
+  AttentionSession research_session, session;
+  for (const AttentionInputs& step : problem.steps) {
+    SA_ASSERT_OK_AND_ASSIGN(const AttentionResult expected, research->Run(step, &research_session));
+    SA_ASSERT_OK_AND_ASSIGN(const EfficientResult result, RunEfficient(*efficient, step, &session));
+    const at::Tensor selected = result.mask.ToActive();
+    const at::Tensor wanted = VisibleWeights(step, expected.mask).gt(0);
+    if (scores == nullptr) {
+      EXPECT_TRUE(selected.equal(wanted))
+          << step.keys() << " keys, " << selected.ne(wanted).sum().item<int64_t>() << " differ";
+    } else {
+      const at::Tensor s = scores(step);
+      ExpectSameButForTies(selected, wanted, s, 1e-5 * s.abs().max().item<double>() + 1e-12);
+    }
+    if (::testing::Test::HasFailure()) return;
+  }
+}
+
+MethodCase MakeCase(uint64_t seed, at::ScalarType type,
+                    const std::function<Json(RandomTensors&)>& method) {
+  const EngineCase base = MakeEngineCase(seed, type, 1500);
+  RandomTensors random(seed + 5000);
+  MethodCase problem;
+  problem.text = base.text;
+  problem.steps = Steps(base.inputs, random);
+  problem.pipeline = {{"selection", random.Chance(0.5) ? "query_head" : "kv_group"},
+                      {"group_reduce", random.OneOf<std::string>({"max", "sum", "mean"})},
+                      {"maskers", Json::array()}};
+  Json& maskers = problem.pipeline["maskers"];
+  if (random.Chance(0.7))
+    maskers.push_back({{"type", "sink"}, {"sink_size", random.Integer(1, 40)}});
+  if (random.Chance(0.7)) {
+    maskers.push_back({{"type", "local"}, {"window_size", random.Integer(1, 40)}});
+  }
+  maskers.push_back(method(random));
+  return problem;
+}
+
+Json Heavy(RandomTensors& random) {
+  if (random.Chance(0.5)) return random.Integer(1, 300);
+  return random.Real(0.01, 0.5);
+}
+
+at::ScalarType TypeOf(uint64_t seed) {
+  return std::vector<at::ScalarType>{at::kFloat, at::kHalf, at::kBFloat16}[seed % 3];
+}
+
+TEST(IndexedMethods, HashAttentionSelectsTheSameSets) {
+  for (uint64_t seed = 0; seed < 120; ++seed) {
+    const EngineCase base = MakeEngineCase(seed, TypeOf(seed), 1500);
+    const std::string path = ::testing::TempDir() + "/hash.safetensors";
+    WriteHashAttentionFile(path, {{base.inputs.layer, base.inputs.query_heads(),
+                                   base.inputs.kv_heads(), base.inputs.dim()}});
+    ExpectEnginesAgree(MakeCase(seed, TypeOf(seed),
+                                [&](RandomTensors& random) {
+                                  return Json{{"type", "hash_attention_top_k"},
+                                              {"heavy_size", Heavy(random)},
+                                              {"hat_weight_file", path}};
+                                }),
+                       nullptr);
+    if (HasFailure()) return;
+  }
+}
+
+// Whole numbers: the bounds' products are exact.
+TEST(IndexedMethods, QuestSelectsTheSamePages) {
+  for (uint64_t seed = 0; seed < 120; ++seed) {
+    MethodCase problem = MakeCase(seed, TypeOf(seed), [](RandomTensors& random) {
+      return Json{{"type", "quest_top_k"},
+                  {"heavy_size", Heavy(random)},
+                  {"page_size", random.OneOf<int64_t>({1, 4, 16, 24})}};
+    });
+    problem.pipeline["group_reduce"] = seed % 2 == 0 ? "max" : "sum";
+    for (AttentionInputs& step : problem.steps) step.q = step.q.round();
+    const at::Tensor k = problem.steps.back().k.round();
+    for (AttentionInputs& step : problem.steps) step.k = k.narrow(2, 0, step.keys());
+    ExpectEnginesAgree(problem, nullptr);
+    if (HasFailure()) return;
+  }
+}
+
+TEST(IndexedMethods, PqCacheSelectsTheSameKeysButForRounding) {
+  for (uint64_t seed = 0; seed < 60; ++seed) {
+    int64_t subvectors = 0, bits = 0, offset = 0;
+    bool inner = false;
+    MethodCase problem = MakeCase(seed, TypeOf(seed), [&](RandomTensors& random) {
+      subvectors = random.Integer(1, 4);
+      bits = random.OneOf<int64_t>({2, 4, 6, 9});
+      offset = random.OneOf<int64_t>({0, 0, 7});
+      inner = random.Chance(0.3);
+      return Json{{"type", "pq_cache"},
+                  {"heavy_size", Heavy(random)},
+                  {"pq_group_factor", subvectors},
+                  {"pq_bits", bits},
+                  {"kmeans_iter", 3},
+                  {"init_offset", offset},
+                  {"metric", inner ? "ip" : "euclidean"}};
+    });
+    problem.pipeline["selection"] = "query_head";
+    ExpectEnginesAgree(problem, [&](const AttentionInputs& step) -> at::Tensor {
+      PqOptions options;
+      options.subvectors = subvectors;
+      options.bits = bits;
+      options.iterations = 3;
+      options.inner_product = inner;
+      options.layer = step.layer;
+      const int64_t first = problem.steps.front().keys();
+      // Trained on the first step that has enough keys.
+      int64_t trained = first;
+      for (const AttentionInputs& s : problem.steps) {
+        trained = s.keys();
+        if (s.keys() > offset + (int64_t{1} << bits)) break;
+      }
+      at::Tensor scores =
+          at::zeros({step.batch(), step.query_heads(), step.queries(), step.keys()}, at::kFloat);
+      if (step.keys() <= offset + (int64_t{1} << bits)) return scores;
+      PqCodebook codebook(step.k.narrow(2, offset, trained - offset), options);
+      codebook.Extend(step.k.narrow(2, offset, step.keys() - offset), trained - offset);
+      scores.narrow(3, offset, step.keys() - offset).copy_(codebook.Scores(step.q));
+      return scores;
+    });
+    if (HasFailure()) return;
+  }
+}
+
+}  // namespace
+}  // namespace sparse_attention
