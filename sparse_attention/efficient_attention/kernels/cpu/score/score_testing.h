@@ -45,7 +45,7 @@ inline int SeedCount(int count) { return std::getenv("SA_TEST_SEED") == nullptr 
 
 // `size` values that end where the memory does, so that the address sanitizer sees the first byte
 // read beyond them; on both sides bytes that a write would change. Starts at an address that is a
-// multiple of nothing but sizeof(T).
+// multiple of 4 or 8 alone.
 template <typename T>
 class Guarded {
  public:
@@ -63,7 +63,7 @@ class Guarded {
   }
 
  private:
-  static constexpr int64_t kGuard = 8 * sizeof(T) + sizeof(T);
+  static constexpr int64_t kGuard = sizeof(T) == 8 ? 40 : 36;
   static constexpr char kPattern = 0x5A;
   static int64_t Bytes(int64_t size) { return size * static_cast<int64_t>(sizeof(T)); }
   int64_t size_;

@@ -1,4 +1,5 @@
 #include "sparse_attention/efficient_attention/kernels/cpu/common/simd.h"
+#include "sparse_attention/efficient_attention/kernels/cpu/score/row_lines.h"
 #include "sparse_attention/efficient_attention/kernels/cpu/score/table_lookup.h"
 
 namespace sparse_attention::cpu::SA_ISA {
@@ -179,54 +180,6 @@ struct ByteTable {
 };
 #endif
 
-SA_INLINE F32 LoadCount(const float* p, int count) {
-  return count == kLanes ? Load(p) : LoadFirst(p, count);
-}
-SA_INLINE void StoreCount(F32 x, float* p, int count) {
-  if (count == kLanes) {
-    Store(x, p);
-  } else {
-    StoreFirst(x, p, count);
-  }
-}
-
-// How rows become a line of scores. kFiniteMax: no sum is NaN.
-enum class Line { kNone, kFiniteMax, kMax, kSum };
-
-template <Line kLine>
-SA_INLINE F32 Combine(F32 a, F32 b) {
-  if constexpr (kLine == Line::kSum) return a + b;
-  if constexpr (kLine == Line::kFiniteMax) return Max(a, b);
-  return a != a ? a : (a > b ? a : b);  // a NaN of either stays
-}
-
-// Puts the sums of kRows rows from `row` on to where they belong, `out` being the place of the key
-// in the first line: a line that is reduced holds what earlier rows left there.
-template <int kRows, Line kLine>
-SA_INLINE void Emit(const LookupProblem& p, const F32* sum, int row, const float* weights,
-                    float* out, int64_t out_stride, int count) {
-  F32 weight = Set(1);
-  if (weights != nullptr) weight = LoadCount(weights, count);
-  if constexpr (kLine == Line::kNone) {
-    for (int r = 0; r < kRows; ++r) {
-      StoreCount(weights == nullptr ? sum[r] : sum[r] * weight, out + (row + r) * out_stride,
-                 count);
-    }
-    return;
-  }
-  F32 all = {};
-  if (row > 0) all = LoadCount(out, count);
-  for (int r = 0; r < kRows; ++r) {
-    // Of a maximum too: the weight is not below 0.
-    const F32 x = weights == nullptr ? sum[r] : sum[r] * weight;
-    all = row + r == 0 ? x : Combine<kLine>(all, x);
-  }
-  if (kLine == Line::kSum && p.reduce == RowReduce::kMean && row + kRows == p.rows) {
-    all = all / Set(static_cast<float>(p.rows));
-  }
-  StoreCount(all, out, count);
-}
-
 // Adds kTables look-ups of kRows rows for `count` keys from `begin` on to `sums`, kBlockKeys floats
 // a row; where these are the last tables the scores go to `out`.
 template <typename Table, int kTables, int kRows, Line kLine>
@@ -270,11 +223,15 @@ SA_INLINE void AddTables(const LookupProblem& p, int table, int row, int64_t beg
       if (last) {
         const int left = keys - v * kLanes;
         if (left <= 0) return;
-        F32 of_rows[kRows];
-        for (int r = 0; r < kRows; ++r) of_rows[r] = sum[r][v];
+        const int lanes = left < kLanes ? left : kLanes;
         const int64_t at = j + v * kLanes;
-        Emit<kRows, kLine>(p, of_rows, row, weights == nullptr ? nullptr : weights + at, out + at,
-                           out_stride, left < kLanes ? left : kLanes);
+        F32 score[kRows];
+        for (int r = 0; r < kRows; ++r) score[r] = sum[r][v];
+        if (weights != nullptr) {
+          const F32 weight = LoadCount(weights + at, lanes);
+          for (int r = 0; r < kRows; ++r) score[r] = score[r] * weight;
+        }
+        Emit<kRows, kLine>(score, row, p.rows, p.reduce, out + at, out_stride, lanes);
       } else {
         for (int r = 0; r < kRows; ++r) Store(sum[r][v], sums + r * kBlockKeys + j + v * kLanes);
       }
