@@ -8,18 +8,22 @@
 #include "absl/strings/str_cat.h"
 #include "sparse_attention/config/field.h"
 #include "sparse_attention/efficient_attention/cpu/fixed_ranges.h"
+#include "sparse_attention/efficient_attention/cpu/label_index.h"
 #include "sparse_attention/efficient_attention/cpu/oracle_scores.h"
 #include "sparse_attention/efficient_attention/cpu/pq_index.h"
 #include "sparse_attention/efficient_attention/cpu/quest_index.h"
 #include "sparse_attention/efficient_attention/cpu/samplers.h"
 #include "sparse_attention/efficient_attention/cpu/signature_index.h"
+#include "sparse_attention/efficient_attention/cpu/socket_index.h"
 #include "sparse_attention/research_attention/maskers/fixed/causal.h"
+#include "sparse_attention/research_attention/maskers/fixed/double_sparsity_top_k.h"
 #include "sparse_attention/research_attention/maskers/fixed/hash_attention_top_k.h"
 #include "sparse_attention/research_attention/maskers/fixed/local.h"
 #include "sparse_attention/research_attention/maskers/fixed/oracle_top_k.h"
 #include "sparse_attention/research_attention/maskers/fixed/pq_cache.h"
 #include "sparse_attention/research_attention/maskers/fixed/quest_top_k.h"
 #include "sparse_attention/research_attention/maskers/fixed/sink.h"
+#include "sparse_attention/research_attention/maskers/fixed/socket_top_k.h"
 #include "sparse_attention/research_attention/maskers/registry.h"
 #include "sparse_attention/research_attention/maskers/sampling/adaptive_sampling.h"
 #include "sparse_attention/research_attention/maskers/sampling/random_sampling.h"
@@ -102,6 +106,37 @@ Twin HashAttentionTwin(const Json& json) {
       [weights](const cpu::LayerShape& shape) { return MlpsOf(weights, shape); });
 }
 
+Twin DoubleSparsityTwin(const Json& json) {
+  SA_RETURN_IF_ERROR(MaskerFromJson(json, {}).status());
+  SA_ASSIGN_OR_RETURN(const auto config, ConfigFromJson<DoubleSparsityTopKConfig>(json));
+  SA_ASSIGN_OR_RETURN(ChannelFile read, ReadChannelFile(config.sorted_channel_file));
+  const auto file = std::make_shared<const ChannelFile>(std::move(read));
+  const auto channels =
+      [file, config](const cpu::LayerShape& shape) -> absl::StatusOr<std::vector<int32_t>> {
+    SA_ASSIGN_OR_RETURN(const at::Tensor lists,
+                        DoubleSparsityChannels(*file, config, shape.layer, shape.query_heads,
+                                               shape.dim));
+    const int64_t* const data = lists.const_data_ptr<int64_t>();
+    return std::vector<int32_t>(data, data + lists.numel());
+  };
+  return std::make_shared<cpu::DoubleSparsitySelector>(config.heavy_size, config.label_bits,
+                                                       channels);
+}
+
+Twin SocketTwin(const Json& json) {
+  SA_ASSIGN_OR_RETURN(const auto config, ConfigFromJson<SocketTopKConfig>(json));
+  cpu::SocketOptions options;
+  options.bits = config.K;
+  options.tables = config.L;
+  options.tau = config.tau;
+  options.planes = [config](int64_t dim) {
+    const at::Tensor planes = SocketPlanes(config.L, config.K, dim).contiguous();
+    const float* const data = planes.const_data_ptr<float>();
+    return std::vector<float>(data, data + planes.numel());
+  };
+  return std::make_shared<cpu::SocketSelector>(config.heavy_size, std::move(options));
+}
+
 Twin PqCacheTwin(const Json& json) {
   SA_ASSIGN_OR_RETURN(const auto config, ConfigFromJson<PqCacheConfig>(json));
   if (config.kmeans == KMeansRule::kHub) {
@@ -151,6 +186,8 @@ Twin CpuTwin(const Json& entry) {
       {LocalConfig::kName, &LocalTwin},
       {CausalConfig::kName, &CausalTwin},
       {OracleTopKConfig::kName, &OracleTopKTwin},
+      {DoubleSparsityTopKConfig::kName, &DoubleSparsityTwin},
+      {SocketTopKConfig::kName, &SocketTwin},
       {HashAttentionTopKConfig::kName, &HashAttentionTwin},
       {PqCacheConfig::kName, &PqCacheTwin},
       {QuestTopKConfig::kName, &QuestTwin},

@@ -1,9 +1,11 @@
 // Methods that score keys by an index select what the research engine selects: the same sets where
 // scores are whole numbers, else the same but for keys whose score lies within rounding of the
 // k-th.
+#include <ATen/ops/matmul.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -15,8 +17,12 @@
 #include "sparse_attention/base/random_tensors.h"
 #include "sparse_attention/base/status_matchers.h"
 #include "sparse_attention/efficient_attention/engine_testing.h"
+#include "sparse_attention/key_index/channel_file.h"
+#include "sparse_attention/key_index/label_cache.h"
 #include "sparse_attention/key_index/layer_file_testing.h"
+#include "sparse_attention/key_index/lsh_tables.h"
 #include "sparse_attention/key_index/pq_codebook.h"
+#include "sparse_attention/research_attention/maskers/fixed/socket_top_k.h"
 
 namespace sparse_attention {
 namespace {
@@ -188,6 +194,80 @@ TEST(IndexedMethods, PqCacheSelectsTheSameKeysButForRounding) {
       codebook.Extend(step.k.narrow(2, offset, step.keys() - offset), trained - offset);
       scores.narrow(3, offset, step.keys() - offset).copy_(codebook.Scores(step.q));
       return scores;
+    });
+    if (HasFailure()) return;
+  }
+}
+
+TEST(IndexedMethods, DoubleSparsitySelectsTheSameKeysButForRounding) {
+  for (uint64_t seed = 0; seed < 100; ++seed) {
+    const EngineCase base = MakeEngineCase(seed, TypeOf(seed), 1500);
+    const int64_t heads = base.inputs.query_heads(), dim = base.inputs.dim();
+    const std::string path = ::testing::TempDir() + "/channels.json";
+    RandomTensors random(seed + 9000);
+    // Lists that the heads of a group share, or lists of their own.
+    const int64_t shared_by = random.Chance(0.5) ? base.inputs.group_size() : 1;
+    ChannelLists lists;
+    for (int64_t head = 0; head < heads; ++head) {
+      std::vector<int64_t> order(static_cast<size_t>(dim));
+      // 3 divides no dim of these cases.
+      for (int64_t c = 0; c < dim; ++c) order[c] = (c * 3 + head / shared_by) % dim;
+      lists.push_back(order);
+    }
+    ChannelFile file;
+    SA_ASSERT_OK(file.Set(base.inputs.layer, ChannelSelection::kQueryKey, lists));
+    SA_ASSERT_OK(WriteChannelFile(path, file));
+    int64_t factor = 0, bits = 0;
+    MethodCase problem = MakeCase(seed, TypeOf(seed), [&](RandomTensors& draws) {
+      factor = draws.OneOf<int64_t>({4, 8, 16, 32});
+      bits = draws.OneOf<int64_t>({2, 4, 8, 12, 16});
+      return Json{{"type", "double_sparsity_top_k"}, {"heavy_size", Heavy(draws)},
+                  {"sorted_channel_file", path},     {"group_factor", factor},
+                  {"label_bits", bits}};
+    });
+    problem.pipeline["selection"] = "query_head";
+    ExpectEnginesAgree(problem, [&](const AttentionInputs& step) {
+      const int64_t count = dim / factor;
+      at::Tensor channels = at::zeros({heads, count}, at::kLong);
+      for (int64_t head = 0; head < heads; ++head) {
+        std::copy_n(lists[head].begin(), count, channels.data_ptr<int64_t>() + head * count);
+      }
+      return LabelCache(step.k, channels, bits).Scores(step.q);
+    });
+    if (HasFailure()) return;
+  }
+}
+
+TEST(IndexedMethods, SocketSelectsTheSameKeysButForRounding) {
+  for (uint64_t seed = 0; seed < 60; ++seed) {
+    int64_t bits = 0, tables = 0;
+    MethodCase problem = MakeCase(seed, TypeOf(seed), [&](RandomTensors& random) {
+      bits = random.OneOf<int64_t>({1, 4, 8, 9});
+      tables = random.Integer(1, 12);
+      return Json{{"type", "socket_top_k"}, {"heavy_size", Heavy(random)}, {"K", bits}, {"L", tables}};
+    });
+    problem.pipeline["selection"] = "query_head";
+    ExpectEnginesAgree(problem, [&](const AttentionInputs& step) {
+      const at::Tensor planes = SocketPlanes(tables, bits, step.dim());
+      const at::Tensor buckets =
+          HashBuckets(step.k, planes, {.order = BitOrder::kHighestFirst, .zero_is_one = true});
+      const at::Tensor a = at::matmul(step.q.to(at::kFloat), planes.flatten(0, 1).t())
+                               .tanh()
+                               .mul(1 / (std::sqrt(static_cast<double>(step.dim())) * 0.3))
+                               .unflatten(-1, {tables, bits});
+      const at::Tensor soft = SoftBuckets(a);  // [batch, heads, queries, tables, 2^bits]
+      at::Tensor scores = at::zeros(
+          {step.batch(), step.query_heads(), step.queries(), step.keys()}, at::kDouble);
+      for (int64_t t = 0; t < tables; ++t) {
+        const at::Tensor of_heads = buckets.select(2, t)
+                                        .to(at::kLong)
+                                        .repeat_interleave(step.group_size(), 1)
+                                        .unsqueeze(2)
+                                        .expand(scores.sizes());
+        scores.add_(soft.select(3, t).gather(3, of_heads));
+      }
+      const at::Tensor norms = step.v.to(at::kDouble).square().sum(-1).sqrt();
+      return scores.mul(norms.repeat_interleave(step.group_size(), 1).unsqueeze(2));
     });
     if (HasFailure()) return;
   }

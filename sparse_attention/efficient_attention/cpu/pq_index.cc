@@ -8,26 +8,13 @@
 #include "absl/strings/str_cat.h"
 #include "sparse_attention/base/philox.h"
 #include "sparse_attention/efficient_attention/cpu/covering_index.h"
+#include "sparse_attention/efficient_attention/cpu/lookup_scorer.h"
 #include "sparse_attention/efficient_attention/cpu/row_reduce_of.h"
 #include "sparse_attention/efficient_attention/kernels/cpu/common/aligned_buffer.h"
-#include "sparse_attention/efficient_attention/kernels/cpu/score/table_lookup.h"
 #include "sparse_attention/key_index/pq_core.h"
 
 namespace sparse_attention::cpu {
 namespace {
-
-class LookupScorer final : public ItemScorer {
- public:
-  LookupScorer(const LookupKernels& kernels, const LookupProblem& problem)
-      : ItemScorer(ScoreType::kFloat), kernels_(kernels), problem_(problem) {}
-  void Score(int64_t begin, int64_t end, void* scores, int64_t stride) const override {
-    kernels_.score(problem_, begin, end, static_cast<float*>(scores), stride);
-  }
-
- private:
-  const LookupKernels kernels_;
-  const LookupProblem problem_;
-};
 
 class PqIndex final : public CoveringIndex {
  public:

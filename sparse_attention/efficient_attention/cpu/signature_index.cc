@@ -27,32 +27,18 @@ class AgreementScorer final : public ItemScorer {
   void Score(int64_t begin, int64_t end, void* scores, int64_t stride) const override {
     uint16_t* const out = static_cast<uint16_t*>(scores);
     if (!own_keys_) return kernels_.score16(problem_, begin, end, out, stride);
-    const int64_t count = end - begin;
     BitAgreementProblem one = problem_;
     one.rows = 1;
     one.reduce = RowReduce::kNone;
-    for (int row = 0; row < problem_.rows; ++row) {
-      one.queries = problem_.queries + row * SignatureWords(problem_.bits);
-      one.keys = problem_.keys + row * key_stride_;
-      if (problem_.reduce == RowReduce::kNone || row == 0) {
-        kernels_.score16(one, begin, end, out + row * stride, stride);
-        continue;
-      }
-      uint16_t of_row[kPieceKeys];
-      for (int64_t first = 0; first < count; first += kPieceKeys) {
-        const int64_t last = std::min(count, first + kPieceKeys);
-        kernels_.score16(one, begin + first, begin + last, of_row, kPieceKeys);
-        for (int64_t j = first; j < last; ++j) {
-          const uint16_t x = of_row[j - first];
-          out[j] = problem_.reduce == RowReduce::kMax ? std::max(out[j], x)
-                                                      : static_cast<uint16_t>(out[j] + x);
-        }
-      }
-    }
+    ScoreRowsApart(problem_.reduce, problem_.rows, begin, end, out, stride,
+                   [&](int row, int64_t first, int64_t last, uint16_t* of_row) {
+                     one.queries = problem_.queries + row * SignatureWords(problem_.bits);
+                     one.keys = problem_.keys + row * key_stride_;
+                     kernels_.score16(one, first, last, of_row, last - first);
+                   });
   }
 
  private:
-  static constexpr int64_t kPieceKeys = 512;
   const BitAgreementKernels kernels_;
   const BitAgreementProblem problem_;
   const bool own_keys_;

@@ -44,27 +44,33 @@ std::unique_ptr<MaskerState> DoubleSparsityTopK::NewState() const {
   return std::make_unique<State>();
 }
 
-absl::StatusOr<at::Tensor> DoubleSparsityTopK::ChannelsOf(const AttentionInputs& in) const {
-  const int64_t count = in.dim() / config_.group_factor;
+absl::StatusOr<at::Tensor> DoubleSparsityChannels(const ChannelFile& file,
+                                                  const DoubleSparsityTopKConfig& config,
+                                                  int64_t layer, int64_t query_heads, int64_t dim) {
+  const int64_t count = dim / config.group_factor;
   if (count == 0) {
-    return RuleError("group_factor", absl::StrCat("must be at most the dim, ", in.dim()),
-                     absl::StrCat(config_.group_factor));
+    return RuleError("group_factor", absl::StrCat("must be at most the dim, ", dim),
+                     absl::StrCat(config.group_factor));
   }
-  const absl::StatusOr<ChannelLists> lists = channels_->Layer(in.layer, config_.channel_selection);
-  if (!lists.ok()) return Annotate(lists.status(), config_.sorted_channel_file);
+  const absl::StatusOr<ChannelLists> lists = file.Layer(layer, config.channel_selection);
+  if (!lists.ok()) return Annotate(lists.status(), config.sorted_channel_file);
   // The file guarantees a head, and lists of one length.
   const int64_t heads = static_cast<int64_t>(lists->size());
-  const int64_t dim = static_cast<int64_t>(lists->front().size());
-  if (heads != in.query_heads() || dim != in.dim()) {
+  const int64_t list_dim = static_cast<int64_t>(lists->front().size());
+  if (heads != query_heads || list_dim != dim) {
     return absl::InvalidArgumentError(
-        absl::StrCat(config_.sorted_channel_file, ": layer ", in.layer, " has lists of ", heads,
-                     " query heads and ", dim, " channels; the inputs have ", in.query_heads(),
-                     " query heads of dim ", in.dim()));
+        absl::StrCat(config.sorted_channel_file, ": layer ", layer, " has lists of ", heads,
+                     " query heads and ", list_dim, " channels; the inputs have ", query_heads,
+                     " query heads of dim ", dim));
   }
-  at::Tensor channels = at::empty({in.query_heads(), count}, at::kLong);
+  at::Tensor channels = at::empty({query_heads, count}, at::kLong);
   int64_t* out = channels.data_ptr<int64_t>();
   for (const std::vector<int64_t>& list : *lists) out = std::copy_n(list.begin(), count, out);
   return channels;
+}
+
+absl::StatusOr<at::Tensor> DoubleSparsityTopK::ChannelsOf(const AttentionInputs& in) const {
+  return DoubleSparsityChannels(*channels_, config_, in.layer, in.query_heads(), in.dim());
 }
 
 absl::Status DoubleSparsityTopK::PrepareState(const AttentionInputs& in, MaskerState* state) const {

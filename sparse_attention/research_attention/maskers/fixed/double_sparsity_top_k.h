@@ -53,12 +53,17 @@ class DoubleSparsityTopK final : public TopKMasker {
   bool KeepsAll(const AttentionInputs& inputs, int64_t k) const override {
     return k >= inputs.keys() || inputs.keys() - inputs.queries() <= k;
   }
-  // int64 [query heads, dim / group_factor] on the host.
   absl::StatusOr<at::Tensor> ChannelsOf(const AttentionInputs& inputs) const;
 
   const DoubleSparsityTopKConfig config_;
   const std::shared_ptr<const ChannelFile> channels_;
 };
+
+// The channels that a layer's query heads use, int64 [query heads, dim / group_factor] on the host.
+// InvalidArgument: there are none, or the file is for other heads.
+absl::StatusOr<at::Tensor> DoubleSparsityChannels(const ChannelFile& file,
+                                                  const DoubleSparsityTopKConfig& config,
+                                                  int64_t layer, int64_t query_heads, int64_t dim);
 
 const MaskerDescriptor& DoubleSparsityTopKDescriptor();
 
