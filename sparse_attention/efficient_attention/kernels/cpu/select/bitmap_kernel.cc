@@ -4,19 +4,7 @@
 namespace sparse_attention::cpu::SA_ISA {
 namespace {
 
-int64_t Count(const uint64_t* words, int64_t num_words) {
-  int64_t count = 0;
-  int64_t w = 0;
-#if defined(SA_AVX512_BF16)
-  __m512i counts = _mm512_setzero_si512();
-  for (; w + 8 <= num_words; w += 8) {
-    counts = _mm512_add_epi64(counts, _mm512_popcnt_epi64(_mm512_loadu_si512(words + w)));
-  }
-  count = _mm512_reduce_add_epi64(counts);
-#endif
-  for (; w < num_words; ++w) count += CountBits(words[w]);
-  return count;
-}
+int64_t Count(const uint64_t* words, int64_t num_words) { return CountWords(words, num_words); }
 
 void AndNot(const uint64_t* drop, int64_t num_words, uint64_t* inout) {
   for (int64_t w = 0; w < num_words; ++w) inout[w] &= ~drop[w];

@@ -52,6 +52,24 @@ SA_INLINE uint64_t LowMask(int count) {
 // Words needed for n bits.
 SA_INLINE int64_t WordsFor(int64_t n) { return (n + 63) >> 6; }
 
+// The set bits of a & b, which may be one.
+SA_INLINE int64_t CountBoth(const uint64_t* a, const uint64_t* b, int64_t words) {
+  int64_t w = 0, count = 0;
+#if defined(SA_AVX512_BF16)
+  __m512i counts = _mm512_setzero_si512();
+  for (; w + 8 <= words; w += 8) {
+    const __m512i both = _mm512_and_si512(_mm512_loadu_si512(a + w), _mm512_loadu_si512(b + w));
+    counts = _mm512_add_epi64(counts, _mm512_popcnt_epi64(both));
+  }
+  count = _mm512_reduce_add_epi64(counts);
+#endif
+  for (; w < words; ++w) count += CountBits(a[w] & b[w]);
+  return count;
+}
+SA_INLINE int64_t CountWords(const uint64_t* words, int64_t num_words) {
+  return CountBoth(words, words, num_words);
+}
+
 // out |= the bits of `bits`, in order, at the set bits of `mask`: one bit for each. The word behind
 // the last that holds such bits may be read.
 SA_INLINE void DepositWords(const uint64_t* bits, const uint64_t* mask, int64_t words,
@@ -59,7 +77,9 @@ SA_INLINE void DepositWords(const uint64_t* bits, const uint64_t* mask, int64_t 
   int64_t at = 0;
   for (int64_t w = 0; w < words; ++w) {
     const uint64_t places = mask[w];
+#if !defined(__BMI2__)
     if (places == 0) continue;
+#endif
     const int64_t word = at >> 6;
     const int shift = static_cast<int>(at & 63);
     // Two shifts: one of 64 is not defined.

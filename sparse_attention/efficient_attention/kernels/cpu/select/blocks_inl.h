@@ -35,8 +35,18 @@ SA_INLINE int64_t SamplePlace(int64_t i, int64_t count, int64_t n) {
   return static_cast<int64_t>((static_cast<uint64_t>(i) * stretch + within) >> 16);
 }
 
-// Calls word(w, scores of 64 entries, the bits of those that take part) for every word of the
-// block; partial words are copied, so that 64 can be read. Returns early when it returns false.
+// How a word of a block is handed on: all of its entries take part, and it is the block's alone; or
+// whatever else.
+struct WholeWord {
+  static constexpr bool kWhole = true;
+};
+struct PartialWord {
+  static constexpr bool kWhole = false;
+};
+
+// Calls word(w, scores of 64 entries, the bits of those that take part, WholeWord or PartialWord)
+// for every word of the block, until it returns false. Words that the block fills in part are
+// copied, so that 64 scores can be read.
 template <typename T, typename Word>
 SA_INLINE void ForWords(int64_t begin, const T* scores, int64_t count, const uint64_t* excluded,
                         const Word& word) {
@@ -48,20 +58,25 @@ SA_INLINE void ForWords(int64_t begin, const T* scores, int64_t count, const uin
     std::memset(part, 0, sizeof(part));
     std::memcpy(part + offset, scores, sizeof(T) * static_cast<size_t>(length));
     const uint64_t held = excluded == nullptr ? 0 : excluded[w];
-    if (!word(w, part, LowMask(length) << offset & ~held)) return;
+    if (!word(w, part, LowMask(length) << offset & ~held, PartialWord())) return;
     scores += length;
     count -= length;
     ++w;
   }
-  for (; count >= 64; ++w, scores += 64, count -= 64) {
-    const uint64_t held = excluded == nullptr ? 0 : excluded[w];
-    if (!word(w, scores, ~held)) return;
+  if (excluded == nullptr) {
+    for (; count >= 64; ++w, scores += 64, count -= 64) {
+      if (!word(w, scores, ~uint64_t{0}, WholeWord())) return;
+    }
+  } else {
+    for (; count >= 64; ++w, scores += 64, count -= 64) {
+      if (!word(w, scores, ~excluded[w], PartialWord())) return;
+    }
   }
   if (count > 0) {
     std::memset(part, 0, sizeof(part));
     std::memcpy(part, scores, sizeof(T) * static_cast<size_t>(count));
     const uint64_t held = excluded == nullptr ? 0 : excluded[w];
-    word(w, part, LowMask(static_cast<int>(count)) & ~held);
+    word(w, part, LowMask(static_cast<int>(count)) & ~held, PartialWord());
   }
 }
 

@@ -103,23 +103,18 @@ SA_INLINE void FeedWindow(const LevelState& s, int64_t begin, const uint8_t* sco
   const uint8_t low = static_cast<uint8_t>(s.low), span = static_cast<uint8_t>(s.high - s.low);
   const uint8_t high = static_cast<uint8_t>(s.high);
   ForWords(begin, scores, count, excluded,
-           [&](int64_t w, const uint8_t* p, uint64_t eligible) SA_LAMBDA {
+           [&](int64_t w, const uint8_t* p, uint64_t eligible, auto kind) SA_LAMBDA {
              const Scores x = LoadScores(p);
              const Scores level = Minus(x, low);  // below the window it wraps beyond the span
-             const uint64_t keep = w == shared ? ~uint64_t{0} : 0;
-             above[w] = (above[w] & keep) | (Exceeding(x, high) & eligible);
-             inside[w] = (inside[w] & keep) | (~Exceeding(level, span) & eligible);
-             uint64_t* const plane = planes + w;
-             if (kPlanes > 0) plane[0] = (plane[0] & keep) | (Plane<0>(level) & eligible);
-             if (kPlanes > 1) {
-               plane[max_words] = (plane[max_words] & keep) | (Plane<1>(level) & eligible);
-             }
-             if (kPlanes > 2) {
-               plane[2 * max_words] = (plane[2 * max_words] & keep) | (Plane<2>(level) & eligible);
-             }
-             if (kPlanes > 3) {
-               plane[3 * max_words] = (plane[3 * max_words] & keep) | (Plane<3>(level) & eligible);
-             }
+             const bool shares = !decltype(kind)::kWhole && w == shared;
+             const auto put = [&](uint64_t bits, uint64_t* word)
+                                  SA_LAMBDA { *word = (shares ? *word : 0) | (bits & eligible); };
+             put(Exceeding(x, high), above + w);
+             put(~Exceeding(level, span), inside + w);
+             if (kPlanes > 0) put(Plane<0>(level), planes + w);
+             if (kPlanes > 1) put(Plane<1>(level), planes + max_words + w);
+             if (kPlanes > 2) put(Plane<2>(level), planes + 2 * max_words + w);
+             if (kPlanes > 3) put(Plane<3>(level), planes + 3 * max_words + w);
              return true;
            });
 }
@@ -128,7 +123,7 @@ SA_INLINE void FeedWindow(const LevelState& s, int64_t begin, const uint8_t* sco
 SA_INLINE void CountLevels(LevelState* s, int64_t begin, const uint8_t* scores, int64_t count,
                            const uint64_t* excluded) {
   ForWords(begin, scores, count, excluded,
-           [&](int64_t, const uint8_t* x, uint64_t eligible) SA_LAMBDA {
+           [&](int64_t, const uint8_t* x, uint64_t eligible, auto) SA_LAMBDA {
              if (eligible == ~uint64_t{0}) {
                for (int i = 0; i < 64; ++i) ++s->bins[(i & 3) * 256 + x[i]];
              } else {
@@ -218,27 +213,12 @@ void Begin(LevelState* s, int64_t k, int64_t entries, const uint8_t* sample, int
 
 // What is left of the window is taken apart by one plane after the other, the highest first: the
 // entries with the bit set, if there are k of them and those above, or else the others.
-SA_INLINE int64_t CountPlane(const uint64_t* inside, const uint64_t* plane, int64_t words) {
-  int64_t w = 0, count = 0;
-#if defined(SA_AVX512_BF16)
-  __m512i counts = _mm512_setzero_si512();
-  for (; w + 8 <= words; w += 8) {
-    const __m512i both =
-        _mm512_and_si512(_mm512_loadu_si512(inside + w), _mm512_loadu_si512(plane + w));
-    counts = _mm512_add_epi64(counts, _mm512_popcnt_epi64(both));
-  }
-  count = _mm512_reduce_add_epi64(counts);
-#endif
-  for (; w < words; ++w) count += CountBits(inside[w] & plane[w]);
-  return count;
-}
-
 bool FinishWindow(LevelState* s, uint64_t* selected) {
   uint64_t* const above = s->above;
   uint64_t* const inside = s->inside;
   const int64_t words = s->words;
-  int64_t rank = s->k - CountPlane(above, above, words);  // of the k-th highest, among those inside
-  const int64_t inside_count = CountPlane(inside, inside, words);
+  int64_t rank = s->k - CountWords(above, words);  // of the k-th highest, among those inside
+  const int64_t inside_count = CountWords(inside, words);
   if (rank < 0 || (rank > inside_count && s->low > 0)) {
     StartHistogram(s);
     return false;
@@ -249,7 +229,7 @@ bool FinishWindow(LevelState* s, uint64_t* selected) {
   }
   for (int p = s->num_planes - 1; p >= 0; --p) {
     const uint64_t* const plane = s->planes + p * s->max_words;
-    const int64_t set = CountPlane(inside, plane, words);
+    const int64_t set = CountBoth(inside, plane, words);
     if (set >= rank) {
       for (int64_t w = 0; w < words; ++w) inside[w] &= plane[w];
     } else {

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "sparse_attention/efficient_attention/kernels/cpu/common/simd.h"
+#include "sparse_attention/efficient_attention/kernels/cpu/select/bits_inl.h"
 
 namespace sparse_attention::cpu::SA_ISA {
 
@@ -97,6 +97,26 @@ SA_INLINE int64_t CountAtLeast(const int32_t* orders, int64_t count, int32_t bou
   return total;
 }
 
+// The least of orders[count] that is at least `bound`, and the most that is below it; what there is
+// none of, is kMostOrder or kLeastOrder.
+SA_INLINE OrderRange Neighbours(const int32_t* orders, int64_t count, int32_t bound) {
+  const I32 at = I32{} + bound;
+  I32 least = I32{} + kMostOrder, most = I32{} + kLeastOrder;
+  for (int64_t i = 0; i < count; i += kLanes) {
+    const I32 x = LoadOrders(orders + i);
+    const I32 reached = x >= at;
+    const I32 high = reached ? x : I32{} + kMostOrder, low = reached ? I32{} + kLeastOrder : x;
+    least = high < least ? high : least;
+    most = low > most ? low : most;
+  }
+  OrderRange range = {kMostOrder, kLeastOrder};
+  for (int lane = 0; lane < kLanes; ++lane) {
+    range.least = least[lane] < range.least ? least[lane] : range.least;
+    range.most = most[lane] > range.most ? most[lane] : range.most;
+  }
+  return range;
+}
+
 struct Cut {
   int32_t order;
   int64_t at_least;  // how many orders reach the cut: rank, ..., rank + slack, or more where equals
@@ -104,32 +124,73 @@ struct Cut {
   int64_t above;     // how many exceed it; only where at_least > rank + slack
 };
 
+// Copies those of orders[count] that are in [low, high) to few[...], whose room is for them and 16
+// more.
+SA_INLINE void CopyBetween(const int32_t* orders, int64_t count, int64_t low, int64_t high,
+                           int32_t* few) {
+  const I32 least = I32{} + static_cast<int32_t>(low);
+  const I32 most = I32{} + static_cast<int32_t>(high - 1);
+  for (int64_t i = 0; i < count; i += kLanes) {
+    const I32 x = LoadOrders(orders + i);  // behind `count` lie orders below every other
+    uint32_t bits = LaneBits((x >= least) & (x <= most));
+#if defined(SA_AVX512)
+    if (bits == 0) continue;
+    _mm512_storeu_si512(few, _mm512_maskz_compress_epi32(static_cast<__mmask16>(bits),
+                                                         reinterpret_cast<__m512i>(x)));
+    few += CountBits(bits);
+#else
+    for (; bits != 0; bits &= bits - 1) *few++ = orders[i + LowestBit(bits)];
+#endif
+  }
+}
+
 // A cut that at least the `rank` highest of orders[count] reach, and no more than rank + slack if
 // that can be: then those that reach it are the highest. Otherwise it is the rank-th highest order.
 // 1 <= rank <= count; the range is of these orders; up to 63 behind them are read.
 SA_INLINE Cut FindCut(const int32_t* orders, int64_t count, OrderRange range, int64_t rank,
                       int64_t slack) {
+  constexpr int64_t kFew = 512;
+  int32_t few[kFew + 64];
+  const int32_t* from = orders;  // those that are still counted, and how many are above all of them
+  int64_t from_count = count, passed = 0;
   int64_t low = range.least, high = int64_t{range.most} + 1;
   int64_t low_count = count, high_count = 0;
   for (int step = 1; high - low > 1 && low_count > rank + slack; ++step) {
-    // By the share of orders between, as though they were spread evenly; now and then by halves,
-    // which bounds the number of steps.
+    const int64_t between = low_count - high_count;
+    if (between <= kFew && from_count > 4 * kFew) {
+      CopyBetween(from, from_count, low, high, few);
+      for (int64_t pad = 0; pad < 64; ++pad) few[between + pad] = kLeastOrder - 1;
+      from = few;
+      from_count = between;
+      passed = high_count;
+    }
+    // Where the orders between would put it if they were spread evenly, but rather beyond the rank
+    // than on the side that is near it already; now and then the half, which bounds the steps.
     int64_t middle = low + (high - low) / 2;
     if (step % 4 != 0) {
-      const double share =
-          (static_cast<double>(low_count - rank) - 0.5 * static_cast<double>(slack)) /
-          static_cast<double>(low_count - high_count);
+      const int64_t margin = between / 64 + slack / 2;
+      const bool low_is_near = low_count - rank < rank - high_count;
+      const int64_t aim = low_is_near ? rank - margin : rank + margin;
+      const double share = static_cast<double>(low_count - aim) / static_cast<double>(between);
       middle = low + static_cast<int64_t>(share * static_cast<double>(high - low));
       if (middle <= low) middle = low + 1;
       if (middle >= high) middle = high - 1;
     }
-    const int64_t reached = CountAtLeast(orders, count, static_cast<int32_t>(middle));
+    const int64_t reached = passed + CountAtLeast(from, from_count, static_cast<int32_t>(middle));
     if (reached >= rank) {
       low = middle;
       low_count = reached;
     } else {
       high = middle;
       high_count = reached;
+    }
+    if (step < 3) continue;
+    // Many may be equal: on to orders that are there.
+    const OrderRange near = Neighbours(from, from_count, static_cast<int32_t>(middle));
+    if (reached >= rank) {
+      low = near.least;
+    } else if (near.most >= low) {
+      high = int64_t{near.most} + 1;
     }
   }
   return {static_cast<int32_t>(low), low_count, high_count};

@@ -25,114 +25,132 @@ SA_INLINE F32 LoadScores(const uint16_t* p) {
 #endif
 }
 
-// The bracket [low, high] as scores: -0 and 0, and -infinity and the lowest number, are one.
+// The bracket [low, high] as scores. -infinity is the lowest number, as a lower end that all reach.
 struct Bracket {
   F32 low, high;
-  uint64_t any_above;  // all bits, 0 where nothing is above infinity, also not NaN
 };
 SA_INLINE Bracket BracketOf(const TopKState& s) {
   const float low = s.low <= kLeastOrder ? -__builtin_inff() : ScoreOf(s.low);
-  const float high = ScoreOf(s.high);
-  return {Set(low), Set(high), s.high >= kMostOrder ? 0 : ~uint64_t{0}};
+  return {Set(low), Set(ScoreOf(s.high))};
 }
 
-// 64 scores. Bits of those above and inside; with kStore those inside are appended to `values`.
-template <bool kStore, typename T>
-SA_INLINE void FeedWord(const T* scores, const Bracket& bracket, uint64_t eligible, TopKState* s,
-                        uint64_t* above, uint64_t* inside) {
-  uint64_t greater = 0, reached = 0;
-  F32 x[64 / kLanes];
-#pragma GCC unroll 16
-  for (int i = 0; i < 64 / kLanes; ++i) {
-    x[i] = LoadScores(scores + i * kLanes);
-    // Comparisons that NaN passes.
+// 64 scores. The bits of those above and inside; with kStore those inside are put at values[count].
+// Returns count and how many lie inside. kAllTakePart: `eligible` is not looked at.
+template <bool kStore, bool kAllTakePart, typename T>
+SA_INLINE int64_t FeedWord(const T* scores, const Bracket& bracket, uint64_t eligible,
+                           float* values, int64_t count, uint64_t* above, uint64_t* inside) {
+  const F32 infinity = Set(__builtin_inff());
 #if defined(SA_AVX512)
-    const uint64_t not_below = _mm512_cmp_ps_mask(
-        reinterpret_cast<__m512>(x[i]), reinterpret_cast<__m512>(bracket.low), _CMP_NLT_UQ);
-    const uint64_t not_within = _mm512_cmp_ps_mask(
-        reinterpret_cast<__m512>(x[i]), reinterpret_cast<__m512>(bracket.high), _CMP_NLE_UQ);
-#else
-    const uint64_t not_below = LaneBits(~(x[i] < bracket.low));
-    const uint64_t not_within = LaneBits(~(x[i] <= bracket.high));
-#endif
-    reached |= not_below << (i * kLanes);
-    greater |= not_within << (i * kLanes);
+  // Rows of short scores arrive slower than they are widened.
+  if (kAllTakePart && sizeof(T) == 2) {
+    PrefetchL1(scores + 1024);
+    PrefetchL1(scores + 1024 + 32);
   }
-  const uint64_t word_above = greater & bracket.any_above & eligible;
-  const uint64_t word_inside = reached & ~word_above & eligible;
-  *above = word_above;
-  *inside = word_inside;
-  s->above_count += CountBits(word_above);
-  if (!kStore) {
-    s->inside_count += CountBits(word_inside);
-    return;
-  }
-  int64_t count = s->inside_count;
-#if defined(SA_AVX512)
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
-    const __mmask16 bits = static_cast<__mmask16>(word_inside >> (i * 16));
-    _mm512_storeu_ps(s->values + count,
-                     _mm512_maskz_compress_ps(bits, reinterpret_cast<__m512>(x[i])));
-    count += CountBits(bits);
+    const __mmask16 part = kAllTakePart ? 0xFFFF : static_cast<__mmask16>(eligible >> (i * 16));
+    // Of NaN and infinity the minimum is its second operand.
+    const __m512 x = _mm512_min_ps(reinterpret_cast<__m512>(LoadScores(scores + i * 16)),
+                                   reinterpret_cast<__m512>(infinity));
+    const __mmask16 greater =
+        _mm512_mask_cmp_ps_mask(part, x, reinterpret_cast<__m512>(bracket.high), _CMP_GT_OQ);
+    const __mmask16 reached =
+        _mm512_mask_cmp_ps_mask(part, x, reinterpret_cast<__m512>(bracket.low), _CMP_GE_OQ);
+    const __mmask16 within = _kandn_mask16(greater, reached);
+    std::memcpy(reinterpret_cast<char*>(above) + i * 2, &greater, 2);
+    std::memcpy(reinterpret_cast<char*>(inside) + i * 2, &within, 2);
+    const int in_part = CountBits(within);
+    if (kStore) {
+      // Half a vector is nearly always enough, and much cheaper to store where it may.
+      const __m512 kept = _mm512_maskz_compress_ps(within, x);
+      _mm256_storeu_ps(values + count, _mm512_castps512_ps256(kept));
+      if (__builtin_expect(in_part > 8, 0)) {
+        _mm256_storeu_ps(values + count + 8, _mm512_extractf32x8_ps(kept, 1));
+      }
+    }
+    count += in_part;
   }
 #else
-  for (uint64_t left = word_inside; left != 0; left &= left - 1) {
-    s->values[count++] = static_cast<float>(scores[LowestBit(left)]);
+  uint64_t greater = 0, reached = 0;
+#pragma GCC unroll 16
+  for (int i = 0; i < 64; i += kLanes) {
+    F32 x = LoadScores(scores + i);
+    x = x < infinity ? x : infinity;
+    greater |= static_cast<uint64_t>(LaneBits(x > bracket.high)) << i;
+    reached |= static_cast<uint64_t>(LaneBits(x >= bracket.low)) << i;
+  }
+  if (!kAllTakePart) {
+    greater &= eligible;
+    reached &= eligible;
+  }
+  const uint64_t within = reached & ~greater;
+  *above = greater;
+  *inside = within;
+  if (kStore) {
+    for (uint64_t left = within; left != 0; left &= left - 1) {
+      values[count++] = static_cast<float>(scores[LowestBit(left)]);
+    }
+  } else {
+    count += CountBits(within);
   }
 #endif
-  s->inside_count = count;
+  return count;
 }
 
 template <bool kStore, typename T>
-SA_INLINE void FeedCapture(TopKState* state, int64_t begin, const T* scores, int64_t count,
+SA_INLINE void FeedCapture(TopKState* s, int64_t begin, const T* scores, int64_t count,
                            const uint64_t* excluded) {
-  const Bracket bracket = BracketOf(*state);
-  // A copy, which the compiler keeps in registers.
-  TopKState s = *state;
+  const Bracket bracket = BracketOf(*s);
   const int64_t shared = (begin & 63) != 0 ? begin >> 6 : -1;  // may hold bits of the block before
-  ForWords(begin, scores, count, excluded, [&](int64_t w, const T* x, uint64_t eligible) SA_LAMBDA {
-    uint64_t above, inside;
-    FeedWord<kStore>(x, bracket, eligible, &s, &above, &inside);
-    if (w == shared) {
-      s.above[w] |= above;
-      s.inside[w] |= inside;
-    } else {
-      s.above[w] = above;
-      s.inside[w] = inside;
-    }
-    return !kStore || s.inside_count <= s.capacity;
-  });
-  state->above_count = s.above_count;
-  state->inside_count = s.inside_count;
-  state->overflow = kStore && s.inside_count > s.capacity;
+  uint64_t* const above = s->above;
+  uint64_t* const inside = s->inside;
+  float* const values = s->values;
+  const int64_t capacity = s->capacity;
+  int64_t inside_count = s->inside_count;
+  ForWords(begin, scores, count, excluded,
+           [&](int64_t w, const T* x, uint64_t eligible, auto kind) SA_LAMBDA {
+             constexpr bool kWhole = decltype(kind)::kWhole;
+             const bool keep = !kWhole && w == shared;
+             const uint64_t above_before = keep ? above[w] : 0,
+                            inside_before = keep ? inside[w] : 0;
+             inside_count = FeedWord<kStore, kWhole>(x, bracket, eligible, values, inside_count,
+                                                     above + w, inside + w);
+             if (keep) {
+               above[w] |= above_before;
+               inside[w] |= inside_before;
+             }
+             return !kStore || inside_count <= capacity;
+           });
+  s->inside_count = inside_count;
+  s->overflow = kStore && inside_count > capacity;
 }
 
 template <typename T>
 SA_INLINE void FeedAll(TopKState* s, int64_t begin, const T* scores, int64_t count,
                        const uint64_t* excluded) {
   const int64_t shared = (begin & 63) != 0 ? begin >> 6 : -1;
-  ForWords(begin, scores, count, excluded, [&](int64_t w, const T*, uint64_t eligible) SA_LAMBDA {
-    s->above[w] = (w == shared ? s->above[w] : 0) | eligible;
-    s->above_count += CountBits(eligible);
-    return true;
-  });
+  ForWords(begin, scores, count, excluded,
+           [&](int64_t w, const T*, uint64_t eligible, auto) SA_LAMBDA {
+             s->above[w] = (w == shared ? s->above[w] : 0) | eligible;
+             return true;
+           });
 }
 
 template <typename T>
 SA_INLINE void FeedHistogram(TopKState* s, int64_t begin, const T* scores, int64_t count,
                              const uint64_t* excluded) {
-  ForWords(begin, scores, count, excluded, [&](int64_t, const T* x, uint64_t eligible) SA_LAMBDA {
-    for (; eligible != 0; eligible &= eligible - 1) {
-      const int32_t order = OrderOf(static_cast<float>(x[LowestBit(eligible)]));
-      if (order > s->high) {
-        ++s->above_count;
-      } else if (order >= s->low) {
-        ++s->bins[(static_cast<uint32_t>(order) - static_cast<uint32_t>(s->low)) >> s->shift];
-      }
-    }
-    return true;
-  });
+  ForWords(
+      begin, scores, count, excluded, [&](int64_t, const T* x, uint64_t eligible, auto) SA_LAMBDA {
+        for (; eligible != 0; eligible &= eligible - 1) {
+          const int32_t order = OrderOf(static_cast<float>(x[LowestBit(eligible)]));
+          if (order > s->high) {
+            ++s->above_count;
+          } else if (order >= s->low) {
+            ++s->bins[(static_cast<uint32_t>(order) - static_cast<uint32_t>(s->low)) >> s->shift];
+          }
+        }
+        return true;
+      });
 }
 
 template <typename T>
@@ -294,6 +312,7 @@ bool FinishHistogram(TopKState* s) {
 }
 
 bool Finish(TopKState* s, uint64_t* selected) {
+  if (s->pass != TopKPass::kHistogram) s->above_count = CountWords(s->above, s->words);
   switch (s->pass) {
     case TopKPass::kNone:
       return true;
@@ -318,10 +337,14 @@ SA_INLINE void SelectRow(TopKState* s, const T* scores, int64_t n, int64_t k,
   float sample[kMaxSample];
   int64_t count = 0;
   if (0 < k && k < entries && entries > 4 * kMaxSample) {
-    for (int64_t i = 0; i < kMaxSample; ++i) {
-      const int64_t j = SamplePlace(i, kMaxSample, n);
+    // Two of a line each, since what a sample costs is its lines.
+    for (int64_t i = 0; i < kMaxSample / 2; ++i) {
+      const int64_t j = SamplePlace(i, kMaxSample / 2, n);
+      const int64_t beside = (j ^ 8) < n ? j ^ 8 : j;
       sample[count] = static_cast<float>(scores[j]);
       count += !Excluded(excluded, j);
+      sample[count] = static_cast<float>(scores[beside]);
+      count += !Excluded(excluded, beside);
     }
   }
   Begin(s, k, entries, sample, count);
