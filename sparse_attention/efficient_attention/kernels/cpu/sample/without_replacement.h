@@ -27,14 +27,17 @@ constexpr PhiloxStart PhiloxStartOf(uint64_t seed, uint32_t purpose, uint32_t la
 }
 
 // Words of scratch that sampling among `population` entries needs.
-constexpr int64_t SampleScratchWords(int64_t population) { return (population + 63) / 64 + 1; }
+__attribute__((always_inline)) constexpr int64_t SampleScratchWords(int64_t population) {
+  return population / 64 + 2;
+}
 
 struct SampleKernels {
   // The first `count` words of the stream.
   void (*words)(const PhiloxStart& start, int64_t count, uint32_t* out);
 
-  // Sets ranks[SampleScratchWords(population)] to the bitmap of the sample of `count` ranks below
-  // population. 0 <= count <= population < 2^32.
+  // Sets the first (population + 63) / 64 words of ranks[SampleScratchWords(population)] to the
+  // bitmap of the sample of `count` ranks below population, those behind to 0.
+  // 0 <= count <= population < 2^32.
   void (*sample_ranks)(const PhiloxStart& start, int64_t population, int64_t count,
                        uint64_t* ranks);
 

@@ -104,7 +104,7 @@ SA_INLINE void DrawDistinct(const PhiloxStart& start, uint32_t population, int64
 
 void SampleRanks(const PhiloxStart& start, int64_t population, int64_t count, uint64_t* ranks) {
   const int64_t num_words = WordsFor(population);
-  std::memset(ranks, 0, sizeof(uint64_t) * static_cast<size_t>(num_words + 1));
+  std::memset(ranks, 0, sizeof(uint64_t) * static_cast<size_t>(SampleScratchWords(population)));
   const bool draw_rest = count > population / 2;
   DrawDistinct(start, static_cast<uint32_t>(population), draw_rest ? population - count : count,
                ranks);

@@ -65,7 +65,7 @@ struct BitmapKernels {
                            uint32_t base, uint32_t* keys, uint16_t* members, int64_t capacity);
 
   // out |= bit i of `bits` at the i-th set bit of `mask`, for all of those.
-  // bits[BitmapWords(count(mask)) + 1]: the word behind them is read, whatever it holds.
+  // bits[count(mask) / 64 + 2]: what lies behind the bits is read, whatever it holds.
   void (*deposit)(const uint64_t* bits, const uint64_t* mask, int64_t num_words, uint64_t* out);
 };
 

@@ -70,8 +70,8 @@ SA_INLINE int64_t CountWords(const uint64_t* words, int64_t num_words) {
   return CountBoth(words, words, num_words);
 }
 
-// out |= the bits of `bits`, in order, at the set bits of `mask`: one bit for each. The word behind
-// the last that holds such bits may be read.
+// out |= the bits of `bits`, in order, at the set bits of `mask`: one bit for each.
+// bits[count / 64 + 2] for `count` set bits: what lies behind them is read, whatever it holds.
 SA_INLINE void DepositWords(const uint64_t* bits, const uint64_t* mask, int64_t words,
                             uint64_t* out) {
   int64_t at = 0;

@@ -12,7 +12,6 @@
 #ifndef SPARSE_ATTENTION_EFFICIENT_ATTENTION_KERNELS_CPU_SELECT_TOP_P_H_
 #define SPARSE_ATTENTION_EFFICIENT_ATTENTION_KERNELS_CPU_SELECT_TOP_P_H_
 
-#include <algorithm>
 #include <cstdint>
 
 #include "sparse_attention/efficient_attention/kernels/cpu/common/isa.h"
@@ -26,7 +25,9 @@ enum class TopPRule : int32_t {
 };
 
 // Floats of scratch for a row of n masses.
-constexpr int64_t TopPScratchFloats(int64_t n) { return std::max<int64_t>(4096, n / 8) + 128; }
+__attribute__((always_inline)) constexpr int64_t TopPScratchFloats(int64_t n) {
+  return (n / 8 > 4096 ? n / 8 : 4096) + 128;
+}
 
 // What share of the open mass is still missing where p of all mass is wanted and `held` of it is
 // kept already. Nothing is to be selected where it is not above 0, or where nothing is open.
