@@ -96,7 +96,9 @@ Case MakeCase(const std::string& name, const char* selection, std::vector<std::s
               const std::string& folder) {
   Case one;
   one.name = name;
-  one.pipeline = {{"type", "efficient"}, {"selection", selection}, {"group_reduce", "sum"},
+  one.pipeline = {{"type", "efficient"},
+                  {"selection", selection},
+                  {"group_reduce", "sum"},
                   {"maskers", Json::array()}};
   for (const std::string& masker : maskers) {
     one.pipeline["maskers"].push_back(
@@ -121,8 +123,8 @@ std::vector<Case> AllCases(const std::string& folder) {
     std::vector<std::string> maskers = ranges;
     maskers.push_back(absl::StrReplaceAll(method, {{"{k}", share}}));
     if (sampler != nullptr) maskers.emplace_back(sampler);
-    cases.push_back(MakeCase(absl::StrCat(name, " ", share, ", ", selection), selection, maskers,
-                             folder));
+    cases.push_back(
+        MakeCase(absl::StrCat(name, " ", share, ", ", selection), selection, maskers, folder));
   };
   for (const char* share : {"0.1", "0.05", "0.02"}) add("random", kRandom, share, "kv_group");
   for (const char* share : {"0.1", "0.05", "0.02"}) {
@@ -146,8 +148,7 @@ std::vector<Case> AllCases(const std::string& folder) {
 // heads of a group as its rows.
 at::Tensor GroupedProduct(const AttentionInputs& in) {
   const at::Tensor q = GroupRows(in.q, in.kv_heads());
-  const at::Tensor p =
-      at::matmul(q, in.k.transpose(2, 3)).mul_(in.effective_scale()).softmax(-1);
+  const at::Tensor p = at::matmul(q, in.k.transpose(2, 3)).mul_(in.effective_scale()).softmax(-1);
   return UngroupRows(at::matmul(p, in.v), in.query_heads());
 }
 
@@ -237,9 +238,9 @@ void Run(const Options& options) {
     const double ms = Quantile(one.ms, 0.5);
     // The bytes that the step had to read, at the speed of the stream.
     const double of_read = (one.kv_rows + one.index_bytes) * read / ms;
-    std::printf("%-46s %9.3f %7.3f-%7.3f %8.2f %8.2f %7.1f%% %7.1f%% %7.1f%% %9.0f", one.name.c_str(),
-                ms, Quantile(one.ms, 0.25), Quantile(one.ms, 0.75), dense / ms, torch / ms,
-                100 * one.kv_rows, 100 * one.index_bytes, 100 * of_read, one.build_ms);
+    std::printf("%-46s %9.3f %7.3f-%7.3f %8.2f %8.2f %7.1f%% %7.1f%% %7.1f%% %9.0f",
+                one.name.c_str(), ms, Quantile(one.ms, 0.25), Quantile(one.ms, 0.75), dense / ms,
+                torch / ms, 100 * one.kv_rows, 100 * one.index_bytes, 100 * of_read, one.build_ms);
     if (one.guarantee >= 0) {
       std::printf("  budget %.0f, promise supported in %.0f%% of rows", one.budget,
                   100 * one.guarantee);

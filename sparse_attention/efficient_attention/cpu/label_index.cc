@@ -73,9 +73,7 @@ class LabelIndex final : public CoveringIndex {
   bool allocated() const {
     return labels_.data() != nullptr && (!quantized() || ranges_.data() != nullptr);
   }
-  int64_t bytes() const override {
-    return static_cast<int64_t>(labels_.size() + ranges_.size());
-  }
+  int64_t bytes() const override { return static_cast<int64_t>(labels_.size() + ranges_.size()); }
   int64_t ScoringBytes(int64_t keys) const override {
     const int64_t key_bytes =
         LabelWords(count_, label_bits_) * LabelWordBytes(shape_.element, label_bits_) +
@@ -109,11 +107,10 @@ class LabelIndex final : public CoveringIndex {
     for (int row = 0; row < (apart ? item.rows() : 1); ++row) {
       LabelProblem part = problem;
       if (apart) part.rows = 1;
-      kernels_.prepare(
-          part, static_cast<const char*>(item.problem.q) + row * item.problem.q_stride,
-          item.problem.q_stride,
-          channels_.data() + (item.kv_head * item.rows() + row) * count_, count_,
-          prepared + row * LabelQueryBytes(count_, 1));
+      kernels_.prepare(part, static_cast<const char*>(item.problem.q) + row * item.problem.q_stride,
+                       item.problem.q_stride,
+                       channels_.data() + (item.kv_head * item.rows() + row) * count_, count_,
+                       prepared + row * LabelQueryBytes(count_, 1));
     }
     return new (item.arena.Take<LabelScorer>(1)) LabelScorer(kernels_, problem, sets, apart);
   }
@@ -133,23 +130,21 @@ class LabelIndex final : public CoveringIndex {
 
   void Extend(int64_t sequence, const SequenceKv& kv, int64_t covered, Workers& workers) override {
     const int64_t heads_of_set = sets_ / shape_.kv_heads;
-    ForEachPiece(sets_, covered, kv.length, workers,
-                 [&](int64_t set, int64_t begin, int64_t end, int) {
-                   const int64_t head = set / heads_of_set;
-                   const LabelSet to = SetOf(sequence, set);
-                   const int64_t query_head = set * (shape_.query_heads / sets_);
-                   // The memory is this index's own.
-                   kernels_.append(kv.Keys(head), shape_.element,
-                                   channels_.data() + query_head * count_, count_, label_bits_,
-                                   begin, end, const_cast<char*>(to.labels), capacity_,
-                                   const_cast<float*>(to.step), const_cast<float*>(to.low));
-                 });
+    ForEachPiece(
+        sets_, covered, kv.length, workers, [&](int64_t set, int64_t begin, int64_t end, int) {
+          const int64_t head = set / heads_of_set;
+          const LabelSet to = SetOf(sequence, set);
+          const int64_t query_head = set * (shape_.query_heads / sets_);
+          // The memory is this index's own.
+          kernels_.append(kv.Keys(head), shape_.element, channels_.data() + query_head * count_,
+                          count_, label_bits_, begin, end, const_cast<char*>(to.labels), capacity_,
+                          const_cast<float*>(to.step), const_cast<float*>(to.low));
+        });
   }
 
   LabelSet SetOf(int64_t sequence, int64_t set) const {
     const int64_t at = sequence * sets_ + set;
-    const float* const ranges =
-        quantized() ? ranges_.as<float>() + at * 2 * capacity_ : nullptr;
+    const float* const ranges = quantized() ? ranges_.as<float>() + at * 2 * capacity_ : nullptr;
     return {labels_.data() + at * set_bytes_, ranges, quantized() ? ranges + capacity_ : nullptr};
   }
 

@@ -2,6 +2,9 @@
 #ifndef SPARSE_ATTENTION_EFFICIENT_ATTENTION_CPU_LOOKUP_SCORER_H_
 #define SPARSE_ATTENTION_EFFICIENT_ATTENTION_CPU_LOOKUP_SCORER_H_
 
+#include <cstdint>
+#include <new>
+
 #include "sparse_attention/efficient_attention/cpu/top_k_selector.h"
 #include "sparse_attention/efficient_attention/kernels/cpu/score/table_lookup.h"
 
@@ -19,6 +22,23 @@ class LookupScorer final : public ItemScorer {
   const LookupKernels kernels_;
   const LookupProblem problem_;
 };
+
+// A scorer in the item's arena, with LookupScratchBytes. Sums over the heads of a group are taken
+// of their tables, which costs as much as a single head.
+inline const ItemScorer* MakeLookupScorer(const LookupKernels& kernels, LookupProblem problem,
+                                          Arena& arena) {
+  if (problem.reduce == RowReduce::kSum || problem.reduce == RowReduce::kMean) {
+    float* const merged = arena.Take<float>(int64_t{problem.tables} << problem.bits);
+    kernels.merge(problem, merged);
+    problem.table = merged;
+    problem.rows = 1;
+    problem.reduce = RowReduce::kNone;
+  }
+  return new (arena.Take<LookupScorer>(1)) LookupScorer(kernels, problem);
+}
+inline size_t LookupScratchBytes(int64_t tables, int64_t bits) {
+  return Arena::Bytes<LookupScorer>(1) + Arena::Bytes<float>(tables << bits);
+}
 
 }  // namespace sparse_attention::cpu
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <new>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -56,7 +55,7 @@ class PqIndex final : public CoveringIndex {
             clusters_ * shape_.dim * int64_t{sizeof(float)});
   }
   size_t ScratchBytes() const override {
-    return Arena::Bytes<LookupScorer>(1) +
+    return LookupScratchBytes(subvectors_, options_.bits) +
            Arena::Bytes<float>(shape_.group() * subvectors_ * clusters_) +
            Arena::Bytes<float>(shape_.dim);
   }
@@ -86,7 +85,7 @@ class PqIndex final : public CoveringIndex {
     problem.code_stride = capacity_;
     problem.weights = nullptr;
     problem.reduce = ReduceOf(item.plan);
-    return new (item.arena.Take<LookupScorer>(1)) LookupScorer(kernels_, problem);
+    return MakeLookupScorer(kernels_, problem, item.arena);
   }
 
  private:

@@ -54,7 +54,7 @@ void SetSample(StepItem& item, int set, int64_t count, int64_t population) {
 // Bitmaps of one set's open keys, of ranks, and of all sets' samples.
 size_t BitmapBytes(const StepPlan& plan) {
   return static_cast<size_t>(plan.sets() + 2) *
-         Arena::Bytes<uint64_t>(BitmapWords(plan.capacity) + 1);
+         Arena::Bytes<uint64_t>(SampleScratchWords(plan.capacity));
 }
 
 }  // namespace
@@ -65,7 +65,7 @@ void RandomSampler::Select(StepItem& item, const KeyIndex*) const {
   for (int set = 0; set < item.held.sets(); ++set) item.sampled.bits[set] = ZeroBits(item);
   ArenaScope scope(item.arena);
   uint64_t* const open = item.arena.Take<uint64_t>(BitmapWords(item.held.end()));
-  uint64_t* const scratch = item.arena.Take<uint64_t>(BitmapWords(item.held.end()) + 1);
+  uint64_t* const scratch = item.arena.Take<uint64_t>(SampleScratchWords(item.held.end()));
   for (int set = 0; set < item.held.sets(); ++set) {
     const int64_t population = OpenKeys(item, set, 0, item.held.end(), open);
     if (population == 0) continue;
@@ -108,7 +108,7 @@ void AdaptiveSampler::Select(StepItem& item, const KeyIndex*) const {
   for (int set = 0; set < item.held.sets(); ++set) item.sampled.bits[set] = ZeroBits(item);
   ArenaScope scope(item.arena);
   uint64_t* const open = item.arena.Take<uint64_t>(BitmapWords(item.held.end()));
-  uint64_t* const scratch = item.arena.Take<uint64_t>(BitmapWords(item.held.end()) + 1);
+  uint64_t* const scratch = item.arena.Take<uint64_t>(SampleScratchWords(item.held.end()));
   for (int set = 0; set < item.held.sets(); ++set) {
     const int64_t population = OpenKeys(item, set, begin, end, open);
     if (population == 0) continue;

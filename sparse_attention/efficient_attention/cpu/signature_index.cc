@@ -18,27 +18,37 @@ class AgreementScorer final : public ItemScorer {
   // `own_keys`: every query head has signatures of its own, key_stride apart.
   AgreementScorer(const BitAgreementKernels& kernels, const BitAgreementProblem& problem,
                   bool own_keys, int64_t key_stride)
-      : ItemScorer(ScoreType::kUint16),
+      : ItemScorer(MostAgreement(problem.bits, problem.rows, problem.reduce) <= 255
+                       ? ScoreType::kUint8
+                       : ScoreType::kUint16),
         kernels_(kernels),
         problem_(problem),
         own_keys_(own_keys),
         key_stride_(key_stride) {}
 
   void Score(int64_t begin, int64_t end, void* scores, int64_t stride) const override {
-    uint16_t* const out = static_cast<uint16_t*>(scores);
-    if (!own_keys_) return kernels_.score16(problem_, begin, end, out, stride);
+    if (type() == ScoreType::kUint8) {
+      return ScoreAs(kernels_.score8, begin, end, static_cast<uint8_t*>(scores), stride);
+    }
+    ScoreAs(kernels_.score16, begin, end, static_cast<uint16_t*>(scores), stride);
+  }
+
+ private:
+  template <typename T>
+  void ScoreAs(void (*score)(const BitAgreementProblem&, int64_t, int64_t, T*, int64_t),
+               int64_t begin, int64_t end, T* out, int64_t stride) const {
+    if (!own_keys_) return score(problem_, begin, end, out, stride);
     BitAgreementProblem one = problem_;
     one.rows = 1;
     one.reduce = RowReduce::kNone;
     ScoreRowsApart(problem_.reduce, problem_.rows, begin, end, out, stride,
-                   [&](int row, int64_t first, int64_t last, uint16_t* of_row) {
+                   [&](int row, int64_t first, int64_t last, T* of_row) {
                      one.queries = problem_.queries + row * SignatureWords(problem_.bits);
                      one.keys = problem_.keys + row * key_stride_;
-                     kernels_.score16(one, first, last, of_row, last - first);
+                     score(one, first, last, of_row, last - first);
                    });
   }
 
- private:
   const BitAgreementKernels kernels_;
   const BitAgreementProblem problem_;
   const bool own_keys_;

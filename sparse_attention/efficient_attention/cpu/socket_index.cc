@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <new>
 
 #include "sparse_attention/efficient_attention/cpu/covering_index.h"
 #include "sparse_attention/efficient_attention/cpu/lookup_scorer.h"
@@ -21,15 +20,15 @@ class SocketIndex final : public CoveringIndex {
         tables_(options.tables),
         bits_(options.bits),
         entries_(int64_t{1} << options.bits),
-        scale_(static_cast<float>(
-            1 / (std::sqrt(static_cast<double>(plan.shape.dim)) * options.tau))),
+        scale_(
+            static_cast<float>(1 / (std::sqrt(static_cast<double>(plan.shape.dim)) * options.tau))),
         capacity_(plan.capacity),
         isa_(plan.isa),
         kernels_(LookupKernelsFor(plan.isa)),
         code_bytes_(CodeBytes(static_cast<int>(options.bits))),
         packed_(static_cast<size_t>(PackedPlaneFloats(tables_, bits_, plan.shape.dim))),
-        codes_(static_cast<size_t>(plan.sequences * plan.shape.kv_heads * tables_ *
-                                   plan.capacity * code_bytes_)),
+        codes_(static_cast<size_t>(plan.sequences * plan.shape.kv_heads * tables_ * plan.capacity *
+                                   code_bytes_)),
         norms_(static_cast<size_t>(plan.sequences * plan.shape.kv_heads * plan.capacity) *
                sizeof(float)),
         planes_(options.planes(plan.shape.dim)) {
@@ -44,7 +43,7 @@ class SocketIndex final : public CoveringIndex {
     return shape_.kv_heads * keys * (tables_ * code_bytes_ + int64_t{sizeof(float)});
   }
   size_t ScratchBytes() const override {
-    return Arena::Bytes<LookupScorer>(1) +
+    return LookupScratchBytes(tables_, bits_) +
            Arena::Bytes<float>(shape_.group() * tables_ * entries_) +
            Arena::Bytes<float>(shape_.dim) + Arena::Bytes<float>(entries_);
   }
@@ -73,7 +72,7 @@ class SocketIndex final : public CoveringIndex {
     problem.code_stride = capacity_;
     problem.weights = norms_.as<float>() + NormOffset(item.sequence, item.kv_head);
     problem.reduce = ReduceOf(item.plan);
-    return new (item.arena.Take<LookupScorer>(1)) LookupScorer(kernels_, problem);
+    return MakeLookupScorer(kernels_, problem, item.arena);
   }
 
  private:
@@ -89,8 +88,8 @@ class SocketIndex final : public CoveringIndex {
         for (int64_t lane = 0; lane < 8; ++lane) sums[lane] += q[i + lane] * plane[i + lane];
       }
       for (; i < shape_.dim; ++i) sums[i % 8] += q[i] * plane[i];
-      const float product = ((sums[0] + sums[4]) + (sums[1] + sums[5])) +
-                            ((sums[2] + sums[6]) + (sums[3] + sums[7]));
+      const float product =
+          ((sums[0] + sums[4]) + (sums[1] + sums[5])) + ((sums[2] + sums[6]) + (sums[3] + sums[7]));
       const float a = std::tanh(product) * scale_;
       const float one = 1 / (1 + std::exp(-2 * a)), zero = 1 / (1 + std::exp(2 * a));
       // From the back, so that nothing is overwritten before it is read.

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <new>
+#include <type_traits>
 
+#include "sparse_attention/efficient_attention/kernels/cpu/select/levels.h"
 #include "sparse_attention/efficient_attention/kernels/cpu/select/top_k.h"
 
 namespace sparse_attention::cpu {
@@ -13,31 +15,31 @@ constexpr int64_t kBlockKeys = 2048;
 // vector at a time. Shorter rows fit into a stream's room whole.
 constexpr int64_t kSampleRuns = 64;
 constexpr int64_t kRunKeys = 16;
+constexpr int64_t kSampleKeys = kSampleRuns * kRunKeys;
 constexpr int64_t kShortRow = 4096;
 
+// Scores of a type, and the stream that selects by them.
+template <typename Score, typename Stream, typename Kernels>
 class Selection {
  public:
-  Selection(StepItem& item, const ItemScorer& scorer, int64_t begin, int64_t end, int64_t k,
-            const uint64_t* const* excluded)
+  Selection(StepItem& item, const ItemScorer& scorer, const Kernels& kernels, int64_t begin,
+            int64_t end, int64_t k, const uint64_t* const* excluded)
       : item_(item),
         scorer_(scorer),
         begin_(begin),
         end_(end),
         k_(k),
         sets_(item.held.sets()),
-        excluded_(excluded) {
-    scores_ = item.arena.Take<float>(sets_ * kBlockKeys);
+        excluded_(excluded),
+        scores_(item.arena.Take<Score>(sets_ * kBlockKeys)) {
+    for (int set = 0; set < sets_; ++set) {
+      streams_[set] = new (item.arena.Take<Stream>(1))
+          Stream(kernels, end, item.arena.Take<char>(Stream::ScratchBytes(end)));
+    }
   }
 
   void Run(uint64_t* const* selected) {
-    const TopKKernels kernels = TopKKernelsFor(item_.plan.isa);
-    TopKStream* streams[kMostGroup];
-    for (int set = 0; set < sets_; ++set) {
-      const int64_t keys = item_.held.end();
-      streams[set] = new (item_.arena.Take<TopKStream>(1))
-          TopKStream(kernels, keys, item_.arena.Take<char>(TopKStream::ScratchBytes(keys)));
-    }
-    Begin(streams);
+    Begin();
     uint32_t left = (1u << sets_) - 1;
     while (left != 0) {
       for (int64_t begin = begin_; begin < end_; begin += kBlockKeys) {
@@ -45,36 +47,24 @@ class Selection {
         scorer_.Score(begin, begin + count, scores_, kBlockKeys);
         for (int set = 0; set < sets_; ++set) {
           if ((left >> set & 1) == 0) continue;
-          if (scorer_.type() == ScoreType::kFloat) {
-            streams[set]->Feed(begin, FloatScores(set), count, excluded_[set]);
-          } else {
-            streams[set]->Feed(begin, IntegerScores(set), count, excluded_[set]);
-          }
+          streams_[set]->Feed(begin, scores_ + set * kBlockKeys, count, excluded_[set]);
         }
       }
       for (int set = 0; set < sets_; ++set) {
         if ((left >> set & 1) == 0) continue;
-        if (streams[set]->Finish(selected[set])) left &= ~(1u << set);
+        if (streams_[set]->Finish(selected[set])) left &= ~(1u << set);
       }
     }
   }
 
  private:
-  const float* FloatScores(int set) const {
-    return static_cast<const float*>(scores_) + set * kBlockKeys;
-  }
-  const uint16_t* IntegerScores(int set) const {
-    return static_cast<const uint16_t*>(scores_) + set * kBlockKeys;
-  }
-  float ScoreOf(int set, int64_t i) const {
-    return scorer_.type() == ScoreType::kFloat ? FloatScores(set)[i]
-                                               : static_cast<float>(IntegerScores(set)[i]);
-  }
+  // What Stream::Begin takes a sample of.
+  using Sample = std::conditional_t<std::is_same_v<Score, uint8_t>, uint8_t, float>;
 
-  void Begin(TopKStream* const* streams) {
+  void Begin() {
     ArenaScope scope(item_.arena);
     const int64_t span = end_ - begin_;
-    float* const samples = item_.arena.Take<float>(sets_ * kSampleRuns * kRunKeys);
+    Sample* const samples = item_.arena.Take<Sample>(sets_ * kSampleKeys);
     int64_t counts[kMostGroup] = {};
     for (int64_t run = 0; span > kShortRow && run < kSampleRuns; ++run) {
       const int64_t first = begin_ + run * (span - kRunKeys) / (kSampleRuns - 1);
@@ -82,7 +72,8 @@ class Selection {
       for (int set = 0; set < sets_; ++set) {
         for (int64_t i = 0; i < kRunKeys; ++i) {
           if (excluded_[set] != nullptr && TestBit(excluded_[set], first + i)) continue;
-          samples[set * kSampleRuns * kRunKeys + counts[set]++] = ScoreOf(set, i);
+          samples[set * kSampleKeys + counts[set]++] =
+              static_cast<Sample>(scores_[set * kBlockKeys + i]);
         }
       }
     }
@@ -92,7 +83,7 @@ class Selection {
         entries -= item_.plan.bitmap.rank(excluded_[set], end_) -
                    item_.plan.bitmap.rank(excluded_[set], begin_);
       }
-      streams[set]->Begin(k_, entries, samples + set * kSampleRuns * kRunKeys, counts[set]);
+      streams_[set]->Begin(k_, entries, samples + set * kSampleKeys, counts[set]);
     }
   }
 
@@ -101,7 +92,8 @@ class Selection {
   const int64_t begin_, end_, k_;
   const int sets_;
   const uint64_t* const* const excluded_;
-  void* scores_;  // [sets, kBlockKeys] of the scorer's type
+  Score* const scores_;  // [sets, kBlockKeys]
+  Stream* streams_[kMostGroup];
 };
 
 }  // namespace
@@ -110,15 +102,30 @@ void SelectTopEntries(StepItem& item, const ItemScorer& scorer, int64_t begin, i
                       int64_t k, const uint64_t* const* excluded, uint64_t* const* selected) {
   if (begin >= end || k <= 0) return;
   ArenaScope scope(item.arena);
-  Selection(item, scorer, begin, end, k, excluded).Run(selected);
+  const Isa isa = item.plan.isa;
+  switch (scorer.type()) {
+    case ScoreType::kFloat:
+      return Selection<float, TopKStream, TopKKernels>(item, scorer, TopKKernelsFor(isa), begin,
+                                                       end, k, excluded)
+          .Run(selected);
+    case ScoreType::kUint16:
+      return Selection<uint16_t, TopKStream, TopKKernels>(item, scorer, TopKKernelsFor(isa), begin,
+                                                          end, k, excluded)
+          .Run(selected);
+    case ScoreType::kUint8:
+      return Selection<uint8_t, LevelStream, LevelKernels>(item, scorer, LevelKernelsFor(isa),
+                                                           begin, end, k, excluded)
+          .Run(selected);
+  }
 }
 
 size_t SelectTopEntriesScratchBytes(const StepPlan& plan, int64_t entries) {
   const size_t sets = static_cast<size_t>(plan.sets());
-  return sets *
-             (Arena::Bytes<TopKStream>(1) + Arena::Bytes<char>(TopKStream::ScratchBytes(entries))) +
-         Arena::Bytes<float>(plan.sets() * kBlockKeys) +
-         Arena::Bytes<float>(plan.sets() * kSampleRuns * kRunKeys);
+  const size_t stream = std::max(
+      Arena::Bytes<TopKStream>(1) + Arena::Bytes<char>(TopKStream::ScratchBytes(entries)),
+      Arena::Bytes<LevelStream>(1) + Arena::Bytes<char>(LevelStream::ScratchBytes(entries)));
+  return sets * stream + Arena::Bytes<float>(plan.sets() * kBlockKeys) +
+         Arena::Bytes<float>(plan.sets() * kSampleKeys);
 }
 
 size_t TopKSelector::ScratchBytes(const StepPlan& plan) const {

@@ -15,7 +15,7 @@
 
 namespace sparse_attention::cpu {
 
-enum class ScoreType { kFloat, kUint16 };
+enum class ScoreType { kFloat, kUint8, kUint16 };
 
 // Scores the keys of one item, for each set.
 class ItemScorer {
