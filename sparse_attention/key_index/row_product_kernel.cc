@@ -83,14 +83,15 @@ SA_INLINE void Column(const float* x, int64_t rows, int64_t x_stride, const Weig
                       int64_t column, int64_t last, const float* bias, float* out,
                       int64_t out_stride) {
   int64_t r = 0;
-  for (; r + kRows <= rows; r += kRows) {
+  // Rows a multiple of 2 KB apart share the sets of the first-level cache: few at a time.
+  const bool share_sets = x_stride % 512 == 0;
+  for (; r + kRows <= rows && !(kRows > 4 && share_sets); r += kRows) {
     Tile<kRows, Vectors, kPartial>(x + r * x_stride, x_stride, w, column, last, bias,
                                    out + r * out_stride, out_stride);
   }
-  if (kRows > 4 && r + 4 <= rows) {
+  for (; kRows > 4 && r + 4 <= rows; r += 4) {
     Tile<4, Vectors, kPartial>(x + r * x_stride, x_stride, w, column, last, bias,
                                out + r * out_stride, out_stride);
-    r += 4;
   }
   if (r + 2 <= rows) {
     Tile<2, Vectors, kPartial>(x + r * x_stride, x_stride, w, column, last, bias,
