@@ -112,6 +112,29 @@ TEST_P(TopPTest, RowsThatOverflowTheBracketAreExact) {
   EXPECT_EQ(Threshold(masses, 0.5, TopPRule::kGreater), 1e9f);
 }
 
+// Masses that lie higher, or lower, where the kernel takes its sample than anywhere else.
+TEST_P(TopPTest, MisleadingSamplesAreOvercome) {
+  constexpr int64_t kRow = 40000, kSample = 2048;
+  for (uint64_t seed = 0; seed < 40; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    CountCase(GetParam());
+    std::mt19937_64 random(seed);
+    std::uniform_real_distribution<float> unit;
+    std::vector<float> masses(kRow);
+    for (float& mass : masses) mass = 1 + unit(random);
+    for (uint64_t i = 0; i < kSample; ++i) {
+      const uint64_t stretch = (uint64_t{kRow} << 16) / kSample;
+      const uint64_t hash = static_cast<uint32_t>(i + 1) * 0x9E3779B1u;
+      const uint64_t place = (i * stretch + (stretch * (hash >> 16) >> 16)) >> 16;
+      masses[place] = (seed % 2 == 0 ? 10.f : 0.1f) * (1 + unit(random));
+    }
+    const double share = std::uniform_real_distribution<>(0.05, 0.95)(random);
+    double margin = 0;
+    const float want = SortedThreshold(masses, share, TopPRule::kGreater, &margin);
+    ASSERT_EQ(Threshold(masses, share, TopPRule::kGreater), want) << "share " << share;
+  }
+}
+
 TEST_P(TopPTest, MassesAreExponentials) {
   for (uint64_t seed = 0; seed < 200; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
