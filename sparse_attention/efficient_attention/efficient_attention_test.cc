@@ -66,8 +66,8 @@ INSTANTIATE_TEST_SUITE_P(Types, RangesAndSamplers,
 TEST_P(RangesAndSamplers, EqualTheResearchEngine) {
   std::vector<at::Tensor> outs, references, baselines;
   int budgets_off_by_one = 0;
-  for (uint64_t seed = 0; seed < 150; ++seed) {
-    const EngineCase problem = MakeEngineCase(seed, GetParam());
+  for (uint64_t seed = 0; seed < 90; ++seed) {
+    const EngineCase problem = MakeEngineCase(seed, GetParam(), 800);
     const AttentionInputs& in = problem.inputs;
     RandomTensors random(seed + 1000);
     Json pipeline = {{"seed", random.Integer(0, 1 << 30)},
@@ -105,9 +105,9 @@ TEST_P(RangesAndSamplers, EqualTheResearchEngine) {
 }
 
 TEST(EfficientAttention, TopKOfExactLogitsEqualsTheResearchEngine) {
-  for (uint64_t seed = 0; seed < 100; ++seed) {
+  for (uint64_t seed = 0; seed < 60; ++seed) {
     // Small whole numbers: logits are exact in both engines, and many are equal.
-    EngineCase problem = MakeEngineCase(seed, at::kFloat);
+    EngineCase problem = MakeEngineCase(seed, at::kFloat, 6000);
     AttentionInputs& in = problem.inputs;
     in.q = in.q.round();
     in.k = in.k.round();

@@ -68,7 +68,8 @@ std::vector<std::string> PresetNames() {
   return names;
 }
 
-absl::StatusOr<NamedPipeline> LoadPipeline(const std::string& file_or_preset) {
+absl::StatusOr<NamedPipeline> LoadPipeline(const std::string& file_or_preset,
+                                           const std::string& engine) {
   std::error_code error;
   NamedPipeline pipeline;
   std::string path = UserPath(file_or_preset);
@@ -85,7 +86,20 @@ absl::StatusOr<NamedPipeline> LoadPipeline(const std::string& file_or_preset) {
   SA_ASSIGN_OR_RETURN(pipeline.config, PipelineFromFile(path));
   pipeline.name =
       pipeline.config.name.empty() ? fs::path(path).stem().string() : pipeline.config.name;
+  if (engine.empty()) return pipeline;
+  const EngineType type = engine == EnumName(EngineType::kEfficient) ? EngineType::kEfficient
+                                                                     : EngineType::kResearch;
+  if (type != pipeline.config.type) absl::StrAppend(&pipeline.name, " (", engine, ")");
+  pipeline.config.type = type;
   return pipeline;
+}
+
+void AddEngineOption(CLI::App* command, std::string* engine) {
+  command
+      ->add_option("--engine", *engine,
+                   "research or efficient, instead of what the config says: the exact definition, "
+                   "or kernels that read only the selected keys")
+      ->check(CLI::IsMember({EnumName(EngineType::kResearch), EnumName(EngineType::kEfficient)}));
 }
 
 absl::StatusOr<std::vector<int32_t>> FirstTokens(const HuggingFaceAdapter& adapter,

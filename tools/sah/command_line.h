@@ -24,8 +24,13 @@ std::string UserPath(const std::string& path);
 // beside the program. NotFound lists where it was looked for.
 absl::StatusOr<std::string> ShippedFile(const std::string& path);
 
-// A JSON file, or the name of a preset in configs/. NotFound names the nearest preset.
-absl::StatusOr<NamedPipeline> LoadPipeline(const std::string& file_or_preset);
+// A JSON file, or the name of a preset in configs/, in the engine that `engine` names: "research",
+// "efficient", or "" for the pipeline's own. Another engine than its own shows in its name.
+// NotFound names the nearest preset.
+absl::StatusOr<NamedPipeline> LoadPipeline(const std::string& file_or_preset,
+                                           const std::string& engine);
+// --engine, for LoadPipeline.
+void AddEngineOption(CLI::App* command, std::string* engine);
 std::vector<std::string> PresetNames();
 
 // The first `count` tokens of a text file, begin-of-text included. NotFound: it cannot be read;

@@ -15,6 +15,7 @@
 #include "adapters/huggingface/huggingface_adapter.h"
 #include "sparse_attention/base/cuda_runtime.h"
 #include "sparse_attention/base/status.h"
+#include "sparse_attention/efficient_attention/kernels/cpu/common/isa.h"
 #include "sparse_attention/research_attention/maskers/registry.h"
 #include "tools/sah/command_line.h"
 
@@ -61,16 +62,17 @@ absl::Status DescribeModel(const std::string& folder) {
 
 absl::Status Doctor(const std::string& model) {
   const absl::Status cuda = LoadCuda();
-  const std::string cpu = LineOf("/proc/cpuinfo", "model name");
+  const std::string processor = LineOf("/proc/cpuinfo", "model name");
   std::cout << "sah       " << kVersion << "\n";
-  std::cout << absl::StrFormat("machine   %s, %d processors, %s\n", cpu.empty() ? "unknown" : cpu,
+  std::cout << absl::StrFormat("machine   %s, %d processors, %s\n", processor.empty() ? "unknown" : processor,
                                sysconf(_SC_NPROCESSORS_ONLN), LineOf("/proc/meminfo", "MemTotal"));
   std::cout << "ISA       " << InstructionSets() << "\n";
   std::cout << "LibTorch  " << TORCH_VERSION << ", " << at::get_num_threads() << " threads, CUDA "
             << (cuda.ok() ? "available" : cuda.message()) << "\n";
   std::vector<std::string> names;
   for (const MaskerDescriptor* masker : AllMaskers()) names.emplace_back(masker->name);
-  std::cout << "engines   research on cpu" << (cuda.ok() ? " and cuda" : "") << "\n";
+  std::cout << "engines   research on cpu" << (cuda.ok() ? " and cuda" : "")
+            << ", efficient on cpu (" << cpu::IsaName(cpu::BestIsa()) << ")\n";
   std::cout << "maskers   " << absl::StrJoin(names, " ") << "\n";
   std::cout << "presets   " << absl::StrJoin(PresetNames(), " ") << "\n";
   return model.empty() ? absl::OkStatus() : DescribeModel(model);

@@ -20,6 +20,7 @@ struct GenerateArguments {
   std::vector<std::string> questions;
   std::string answer_prefix;
   std::string config = "dense";
+  std::string engine;
   std::string device = "cpu";
   std::string dtype = "auto";
   int64_t max_new_tokens = 50;
@@ -40,7 +41,7 @@ absl::Status Generate(const GenerateArguments& arguments) {
   HuggingFaceOptions load;
   load.decoder.device = arguments.device;
   load.decoder.dtype = arguments.dtype;
-  SA_ASSIGN_OR_RETURN(const NamedPipeline pipeline, LoadPipeline(arguments.config));
+  SA_ASSIGN_OR_RETURN(const NamedPipeline pipeline, LoadPipeline(arguments.config, arguments.engine));
   load.pipeline = pipeline.config;
   SA_ASSIGN_OR_RETURN(const auto adapter,
                       HuggingFaceAdapter::Load(UserPath(arguments.model), load));
@@ -83,6 +84,7 @@ void AddGenerate(CLI::App& app, absl::Status* status) {
   command->add_option("--answer-prefix", a->answer_prefix, "First words of every answer");
   command->add_option("--config", a->config, "A pipeline as a JSON file, or a preset of configs/")
       ->capture_default_str();
+  AddEngineOption(command, &a->engine);
   command->add_option("--device", a->device, "cpu, cuda or cuda:N")->capture_default_str();
   command->add_option("--dtype", a->dtype, "auto (the checkpoint's), float32 or bfloat16")
       ->capture_default_str();
