@@ -7,7 +7,7 @@ namespace {
 constexpr int kVectors = 4;
 constexpr int kChunkKeys = kVectors * kLanes;
 constexpr int kMostWords = kMaxSignatureBits / 32;
-constexpr int64_t kPrefetchKeys = 1024;  // 4 KB ahead
+constexpr int64_t kPrefetchKeys = 2048;  // 8 KB ahead
 
 SA_INLINE U32 LoadWords(const uint32_t* p) {
   U32 x;
@@ -206,7 +206,7 @@ SA_INLINE void ForChunks(const BitAgreementProblem& p, int64_t begin, int64_t en
                          int64_t out_stride, int out_rows, const Chunk& chunk) {
   int64_t j = begin;
   for (; j + kChunkKeys <= end; j += kChunkKeys) {
-    for (int b = 0; b < kChunkKeys * 4; b += 64) PrefetchL1(p.keys + j + kPrefetchKeys + b / 4);
+    for (int b = 0; b < kChunkKeys * 4; b += 64) PrefetchL2(p.keys + j + kPrefetchKeys + b / 4);
     chunk(p.keys + j, p.word_stride, out + (j - begin), out_stride);
   }
   const int64_t rest = end - j;

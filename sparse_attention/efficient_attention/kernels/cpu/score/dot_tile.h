@@ -89,15 +89,19 @@ struct BFloat16Dot {
 };
 #endif
 
-// products[r] of four keys with query row r: rows of `length` elements.
-template <typename Dot, int kRows>
+// products[r] of four keys with query row r: rows of `length` elements. kAhead: asks for what lies
+// so many bytes behind the keys, a line at a time, since a burst of requests would be dropped.
+template <typename Dot, int kRows, int kAhead = 0>
 SA_INLINE void DotTile(const typename Dot::Key* const* keys, const typename Dot::Query* queries,
                        int64_t query_stride, int length, F4* products) {
   F32 sum[kRows][kTileKeys] = {};
   int i = 0;
   for (; i + Dot::kStep <= length; i += Dot::kStep) {
     typename Dot::Keys x[kTileKeys];
-    for (int k = 0; k < kTileKeys; ++k) x[k] = Dot::LoadKeys(keys[k] + i);
+    for (int k = 0; k < kTileKeys; ++k) {
+      x[k] = Dot::LoadKeys(keys[k] + i);
+      if (kAhead > 0) PrefetchL2(reinterpret_cast<const char*>(keys[k] + i) + kAhead);
+    }
     for (int r = 0; r < kRows; ++r) {
       for (int k = 0; k < kTileKeys; ++k) {
         sum[r][k] = Dot::Add(sum[r][k], x[k], queries + r * query_stride + i);
@@ -118,12 +122,16 @@ SA_INLINE void DotTile(const typename Dot::Key* const* keys, const typename Dot:
 }
 
 // The same for any number of rows, products [rows].
-template <typename Dot>
+template <typename Dot, int kAhead>
 SA_INLINE void DotRows(const typename Dot::Key* const* keys, const typename Dot::Query* queries,
                        int64_t query_stride, int length, int rows, F4* products) {
   int r = 0;
   for (; r + kTileRows <= rows; r += kTileRows) {
-    DotTile<Dot, kTileRows>(keys, queries + r * query_stride, query_stride, length, products + r);
+    if (r == 0) {
+      DotTile<Dot, kTileRows, kAhead>(keys, queries, query_stride, length, products);
+    } else {
+      DotTile<Dot, kTileRows>(keys, queries + r * query_stride, query_stride, length, products + r);
+    }
   }
   if (kTileRows > 2 && r + 2 <= rows) {
     DotTile<Dot, 2>(keys, queries + r * query_stride, query_stride, length, products + r);

@@ -5,11 +5,13 @@
 namespace sparse_attention::cpu::SA_ISA {
 namespace {
 
-template <int kHeads>
+constexpr int kPrefetchBytes = 6144;
+
+template <int kHeads, int kAhead>
 SA_INLINE F4 AddHeads(const IndexerProblem& p, int head, const float* const* keys, F4 score) {
   F4 products[kHeads];
-  DotTile<FloatDot<float>, kHeads>(keys, p.queries + head * int64_t{p.width}, p.width, p.width,
-                                   products);
+  DotTile<FloatDot<float>, kHeads, kAhead>(keys, p.queries + head * int64_t{p.width}, p.width,
+                                           p.width, products);
   for (int h = 0; h < kHeads; ++h) {
     const F4 x = products[h];
     score += (x < 0.f ? F4{} : x) * p.gates[head + h];  // a NaN stays
@@ -27,9 +29,10 @@ void Score(const IndexerProblem& p, int64_t begin, int64_t end, float* out) {
     F4 score = {};
     int head = 0;
     for (; head + kTileRows <= p.heads; head += kTileRows) {
-      score = AddHeads<kTileRows>(p, head, keys, score);
+      score = head == 0 ? AddHeads<kTileRows, kPrefetchBytes>(p, head, keys, score)
+                        : AddHeads<kTileRows, 0>(p, head, keys, score);
     }
-    for (; head < p.heads; ++head) score = AddHeads<1>(p, head, keys, score);
+    for (; head < p.heads; ++head) score = AddHeads<1, 0>(p, head, keys, score);
     std::memcpy(out + (j - begin), &score, sizeof(float) * static_cast<size_t>(count));
   }
 }

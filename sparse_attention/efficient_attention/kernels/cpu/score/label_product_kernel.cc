@@ -168,6 +168,8 @@ SA_INLINE U32 LoadWords(const T* p, int count) {
   return __builtin_convertvector(x, U32);
 }
 
+constexpr int64_t kPrefetchKeys = 1024;  // 4 KB ahead of words and of floats
+
 constexpr Quad kOnes = {0x01010101, 0x00010001, 0x00010001, 0};
 
 // Labels of up to 8 bits, kNibbles: up to 4.
@@ -186,6 +188,7 @@ SA_INLINE void ScoreBytes(const LabelProblem& p, int row, int64_t begin, int64_t
     I32 products[kRows] = {}, codes = {};
     for (int w = 0; w < words; ++w) {
       const uint32_t* const at = labels + w * p.label_stride + j;
+      PrefetchL2(at + kPrefetchKeys);
       const U32 word = count == kLanes ? LoadWords(at, kLanes) : LoadWords(at, count);
       if constexpr (kNibbles) {
         const U32 lower = word & 0x0F0F0F0F, upper = (word >> 4) & 0x0F0F0F0F;
@@ -202,6 +205,8 @@ SA_INLINE void ScoreBytes(const LabelProblem& p, int row, int64_t begin, int64_t
       }
     }
     const F32 steps = LoadCount(p.step + j, count), lows = LoadCount(p.low + j, count);
+    PrefetchL2(p.step + j + kPrefetchKeys);
+    PrefetchL2(p.low + j + kPrefetchKeys);
     const F32 sum = ToFloats(codes);
     F32 score[kRows];
     for (int r = 0; r < kRows; ++r) {

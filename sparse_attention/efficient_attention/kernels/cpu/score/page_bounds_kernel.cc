@@ -5,7 +5,7 @@
 namespace sparse_attention::cpu::SA_ISA {
 namespace {
 
-constexpr int64_t kPrefetchBytes = 6144;
+constexpr int kPrefetchBytes = 6144;
 
 #if defined(SA_AVX512_BF16)
 SA_INLINE bool InBFloat16(const PageBoundsProblem& p) {
@@ -67,18 +67,15 @@ SA_INLINE void ScoreBy(const PageBoundsProblem& p, int64_t begin, int64_t end, f
   const int length = 2 * p.dim;
   const auto* const queries = static_cast<const typename Dot::Query*>(p.queries);
   const char* const bounds = static_cast<const char*>(p.bounds);
-  const int64_t page_bytes = length * static_cast<int64_t>(sizeof(Key));
   for (int64_t page = begin; page < end; page += kTileKeys) {
     const int count = static_cast<int>(end - page < kTileKeys ? end - page : kTileKeys);
     const Key* keys[kTileKeys];
     for (int k = 0; k < kTileKeys; ++k) {  // behind the end the last one again
       keys[k] = reinterpret_cast<const Key*>(bounds +
                                              (page + (k < count ? k : count - 1)) * p.page_stride);
-      const char* const ahead = reinterpret_cast<const char*>(keys[k]) + kPrefetchBytes;
-      for (int64_t b = 0; b < page_bytes; b += 64) PrefetchL1(ahead + b);
     }
     F4 scores[kMaxScoreRows];
-    DotRows<Dot>(keys, queries, length, length, p.rows, scores);
+    DotRows<Dot, kPrefetchBytes>(keys, queries, length, length, p.rows, scores);
     int lines = p.rows;
     if (p.reduce != RowReduce::kNone) {
       lines = 1;
