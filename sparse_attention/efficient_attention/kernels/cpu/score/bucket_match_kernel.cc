@@ -93,15 +93,23 @@ SA_INLINE uint64_t Missed(uint64_t missed, const Bucket* held, int64_t stride,
 
 #endif
 
-// Clears the bits of keys that share one of kTables buckets from words of `missed`.
+// Clears the bits of keys that share one of kTables buckets from words of `missed`; asks for as
+// many tables from `next` on.
 template <typename Bucket, int kTables, int kRows>
 SA_INLINE void ClearShared(const BucketMatchProblem& p, int table, int row, const Bucket* held,
-                           int64_t stride, int64_t words, uint64_t* missed, int64_t missed_stride) {
+                           int64_t stride, int64_t words, const Bucket* next, uint64_t* missed,
+                           int64_t missed_stride) {
   const Bucket* wanted[kRows];
   for (int r = 0; r < kRows; ++r) {
     wanted[r] = static_cast<const Bucket*>(p.queries) + (row + r) * p.tables + table;
   }
   for (int64_t w = 0; w < words; ++w) {
+    if (row == 0) {
+      for (int t = 0; t < kTables; ++t) {
+        const char* const line = reinterpret_cast<const char*>(next + t * stride + w * kWordKeys);
+        for (size_t b = 0; b < kWordKeys * sizeof(Bucket); b += 64) PrefetchL2(line + b);
+      }
+    }
     for (int r = 0; r < kRows; ++r) {
       uint64_t& word = missed[(row + r) * missed_stride + w];
       word = Missed<Bucket, kTables>(word, held + w * kWordKeys, stride, wanted[r]);
@@ -111,14 +119,16 @@ SA_INLINE void ClearShared(const BucketMatchProblem& p, int table, int row, cons
 
 template <typename Bucket, int kTables>
 SA_INLINE void ClearRows(const BucketMatchProblem& p, int table, const Bucket* held, int64_t stride,
-                         int64_t words, uint64_t* missed, int64_t missed_stride) {
+                         int64_t words, const Bucket* next, uint64_t* missed,
+                         int64_t missed_stride) {
   int row = 0;
   for (; row + kRowsAtOnce <= p.rows; row += kRowsAtOnce) {
-    ClearShared<Bucket, kTables, kRowsAtOnce>(p, table, row, held, stride, words, missed,
+    ClearShared<Bucket, kTables, kRowsAtOnce>(p, table, row, held, stride, words, next, missed,
                                               missed_stride);
   }
   for (; row < p.rows; ++row) {
-    ClearShared<Bucket, kTables, 1>(p, table, row, held, stride, words, missed, missed_stride);
+    ClearShared<Bucket, kTables, 1>(p, table, row, held, stride, words, next, missed,
+                                    missed_stride);
   }
 }
 
@@ -135,19 +145,23 @@ SA_INLINE void MatchAs(const BucketMatchProblem& p, int64_t begin, int64_t end, 
     }
     int table = 0;
     for (; table + kTablesAtOnce <= p.tables; table += kTablesAtOnce) {
+      // Asks for the next tables meanwhile, after the last for the first of the next block.
+      const bool more = table + 2 * kTablesAtOnce <= p.tables;
+      const Bucket* const next =
+          more ? buckets + (table + kTablesAtOnce) * p.stride + j : buckets + j + kBlockKeys;
       ClearRows<Bucket, kTablesAtOnce>(p, table, buckets + table * p.stride + j, p.stride, words,
-                                       missed, out_stride);
+                                       next, missed, out_stride);
     }
     for (; table < p.tables; ++table) {
-      ClearRows<Bucket, 1>(p, table, buckets + table * p.stride + j, p.stride, words, missed,
-                           out_stride);
+      const Bucket* const held = buckets + table * p.stride + j;
+      ClearRows<Bucket, 1>(p, table, held, p.stride, words, held + p.stride, missed, out_stride);
     }
     if (rest > 0) {
       Bucket held[kWordKeys] = {};
       for (table = 0; table < p.tables; ++table) {
         std::memcpy(held, buckets + table * p.stride + j + words * kWordKeys,
                     sizeof(Bucket) * static_cast<size_t>(rest));
-        ClearRows<Bucket, 1>(p, table, held, 0, 1, missed + words, out_stride);
+        ClearRows<Bucket, 1>(p, table, held, 0, 1, held, missed + words, out_stride);
       }
     }
     for (int r = 0; r < p.rows; ++r) {

@@ -7,52 +7,83 @@ namespace {
 
 constexpr int64_t kBlockKeys = 1024;  // sums of two rows that stay in the first-level cache
 
-// kLanes codes as numbers.
-SA_INLINE U32 LoadCodes(const uint8_t* p) {
+// Four entries side by side: one key's for four rows, or one row's for four keys.
+typedef float F4 __attribute__((vector_size(16)));
+
+SA_INLINE F4 LoadF4(const float* p) {
+  F4 x;
+  std::memcpy(&x, p, sizeof(x));
+  return x;
+}
+
+// x[i][k] becomes x[k][i].
+SA_INLINE void Transpose4(F4* x) {
+  typedef int32_t I4 __attribute__((vector_size(16)));
+  const F4 ab_low = __builtin_shuffle(x[0], x[1], I4{0, 4, 1, 5});
+  const F4 ab_high = __builtin_shuffle(x[0], x[1], I4{2, 6, 3, 7});
+  const F4 cd_low = __builtin_shuffle(x[2], x[3], I4{0, 4, 1, 5});
+  const F4 cd_high = __builtin_shuffle(x[2], x[3], I4{2, 6, 3, 7});
+  x[0] = __builtin_shuffle(ab_low, cd_low, I4{0, 1, 4, 5});
+  x[1] = __builtin_shuffle(ab_low, cd_low, I4{2, 3, 6, 7});
+  x[2] = __builtin_shuffle(ab_high, cd_high, I4{0, 1, 4, 5});
+  x[3] = __builtin_shuffle(ab_high, cd_high, I4{2, 3, 6, 7});
+}
+
+// Fours behind one another, without a way through memory, which would stall.
+SA_INLINE F32 Join(const F4* x) {
 #if defined(SA_AVX512)
-  return reinterpret_cast<U32>(
-      _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+  const __m512 low = _mm512_insertf32x4(_mm512_castps128_ps512(reinterpret_cast<__m128>(x[0])),
+                                        reinterpret_cast<__m128>(x[1]), 1);
+  const __m512 three = _mm512_insertf32x4(low, reinterpret_cast<__m128>(x[2]), 2);
+  return reinterpret_cast<F32>(_mm512_insertf32x4(three, reinterpret_cast<__m128>(x[3]), 3));
+#elif defined(SA_AVX2)
+  return reinterpret_cast<F32>(_mm256_insertf128_ps(
+      _mm256_castps128_ps256(reinterpret_cast<__m128>(x[0])), reinterpret_cast<__m128>(x[1]), 1));
 #else
-  typedef uint8_t U8Quarter __attribute__((vector_size(kLanes)));
-  U8Quarter codes;
-  std::memcpy(&codes, p, sizeof(codes));
-  return __builtin_convertvector(codes, U32);
+  return x[0];
 #endif
 }
-SA_INLINE U32 LoadCodes(const uint16_t* p) {
-  U16Half codes;
-  std::memcpy(&codes, p, sizeof(codes));
-  return __builtin_convertvector(codes, U32);
-}
-SA_INLINE U32 LoadCodes(const uint32_t* p) {
-  U32 codes;
-  std::memcpy(&codes, p, sizeof(codes));
-  return codes;
+
+// Calls use(i, code i) for eight codes, which are read from memory at once.
+template <typename Code, typename Use>
+SA_INLINE void ForEightCodes(const Code* p, const Use& use) {
+  constexpr int kOfWord = 8 / static_cast<int>(sizeof(Code));
+  for (int w = 0; w < 8 / kOfWord; ++w) {
+    uint64_t word;
+    std::memcpy(&word, p + w * kOfWord, sizeof(word));
+    for (int i = 0; i < kOfWord; ++i) {
+      use(w * kOfWord + i, static_cast<Code>(word >> (8 * sizeof(Code) * i)));
+    }
+  }
 }
 
 // A table in memory, of any size. A table type says how many keys it looks up at a time, kVectors
-// vectors, and how many tables and rows of it fit the registers.
+// vectors, and how many tables and rows of it fit the registers. Its look-ups are single loads,
+// which are faster than the gathers of machines that have both.
 template <typename CodeType>
-struct GatherTable {
+struct MemoryTable {
   using Code = CodeType;
-  static constexpr int kVectors = 1, kTablesAtOnce = 2, kRowsAtOnce = 2;
+  static constexpr int kVectors = 16 / kLanes, kTablesAtOnce = 2, kRowsAtOnce = 2;
   static constexpr bool kInRegisters = false;
   struct Codes {
-    U32 index;
+    const Code* at;
   };
-  static SA_INLINE Codes Read(const Code* p) { return {LoadCodes(p)}; }
+  static SA_INLINE Codes Read(const Code* p) { return {p}; }
 
   SA_INLINE void Load(const float* table, int) { entries = table; }
   SA_INLINE void At(const Codes& codes, F32* x) const {
-#if defined(SA_AVX512)
-    *x = reinterpret_cast<F32>(
-        _mm512_i32gather_ps(reinterpret_cast<__m512i>(codes.index), entries, 4));
-#elif defined(SA_AVX2)
-    *x = reinterpret_cast<F32>(
-        _mm256_i32gather_ps(entries, reinterpret_cast<__m256i>(codes.index), 4));
-#else
-    for (int i = 0; i < kLanes; ++i) (*x)[i] = entries[codes.index[i]];
-#endif
+    F4 four[4];
+    for (int half = 0; half < 2; ++half) {
+      const float* of_code[8];
+      ForEightCodes(
+          codes.at + 8 * half, [&](int i, Code code)
+                                   __attribute__((always_inline)) { of_code[i] = entries + code; });
+      for (int k = 0; k < 2; ++k) {
+        const float* const* const e = of_code + 4 * k;
+        four[2 * half + k] = F4{*e[0], *e[1], *e[2], *e[3]};
+      }
+    }
+    for (int v = 0; v < kVectors; ++v) x[v] = Join(four + v * (kLanes / 4));
   }
 
   const float* entries;
@@ -71,7 +102,8 @@ struct FloatTable {
     __mmask16 lower, upper;  // codes below 32, and others
   };
   static SA_INLINE Codes Read(const Code* p) {
-    Codes codes = {reinterpret_cast<__m512i>(LoadCodes(p)), 0, 0};
+    Codes codes = {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 0,
+                   0};
     if constexpr (kBits == 6) {
       codes.upper = _mm512_test_epi32_mask(codes.index, _mm512_set1_epi32(32));
       codes.lower = _mm512_testn_epi32_mask(codes.index, _mm512_set1_epi32(32));
@@ -283,6 +315,103 @@ void ScoreLine(const LookupProblem& p, int64_t begin, int64_t end, float* out, i
   }
 }
 
+// Tables up to this size are looked up for four rows by one load each.
+constexpr int kMaxInterleavedBits = 11;
+constexpr int64_t kInterleavedKeys = 2048;  // for which a table is interleaved anew
+
+// to[e] = entry e of four rows.
+SA_INLINE void Interleave(const float* const* rows, int entries, F4* to) {
+  for (int e = 0; e < entries; e += 4) {
+    F4 x[4];
+    for (int r = 0; r < 4; ++r) {
+      x[r] = entries >= 4 ? LoadF4(rows[r] + e) : F4{rows[r][0], rows[r][1], 0, 0};
+    }
+    Transpose4(x);
+    for (int i = 0; i < 4; ++i) to[e + i] = x[i];
+  }
+}
+
+// sums[j] += the entries of key j, of four rows each, in kTables tables.
+template <typename Code, int kTables>
+SA_INLINE void AddInterleaved(const F4* tables, int entries, const Code* const* codes, bool first,
+                              int64_t count, F4* sums) {
+  for (int64_t j = 0; j < count; j += 8) {
+    Code rest[kTables][8] = {};
+    const Code* at[kTables];
+    for (int t = 0; t < kTables; ++t) {
+      at[t] = codes[t] + j;
+      if (count - j < 8) {  // behind the last keys stand codes 0
+        std::memcpy(rest[t], at[t], sizeof(Code) * static_cast<size_t>(count - j));
+        at[t] = rest[t];
+      }
+    }
+    F4 sum[8];
+    for (int i = 0; i < 8 && !first; ++i) sum[i] = sums[j + i];
+    for (int t = 0; t < kTables; ++t) {
+      ForEightCodes(
+          at[t], [&](int i, Code code) __attribute__((always_inline)) {
+            const F4 x = tables[t * entries + code];
+            sum[i] = first && t == 0 ? x : sum[i] + x;
+          });
+    }
+    for (int i = 0; i < 8; ++i) sums[j + i] = sum[i];
+  }
+}
+
+template <typename Code, Line kLine>
+void ScoreInterleaved(const LookupProblem& p, int64_t begin, int64_t end, float* out,
+                      int64_t out_stride) {
+  alignas(64) F4 tables[1 << kMaxInterleavedBits];
+  alignas(64) F4 sums[kInterleavedKeys];
+  const int entries = 1 << p.bits;
+  const auto of_code = [&](int32_t t, int64_t j) {
+    return static_cast<const Code*>(p.codes) + t * p.code_stride + j;
+  };
+  for (int64_t block = begin; block < end; block += kInterleavedKeys) {
+    const int64_t count = end - block < kInterleavedKeys ? end - block : kInterleavedKeys;
+    for (int row = 0; row < p.rows; row += 4) {
+      const int rows = p.rows - row < 4 ? p.rows - row : 4;
+      const auto load = [&](int32_t t, F4* to) {
+        const float* of_row[4];
+        for (int r = 0; r < 4; ++r) {  // behind the last row the first again
+          of_row[r] = p.table + (row + (r < rows ? r : 0)) * p.row_stride + t * int64_t{entries};
+        }
+        Interleave(of_row, entries, to);
+      };
+      int32_t t = 0;
+      // Two tables where they fill no more than half of the first-level cache.
+      for (; p.bits <= 9 && t + 2 <= p.tables; t += 2) {
+        const int second = entries < 4 ? 4 : entries;
+        load(t, tables);
+        load(t + 1, tables + second);
+        const Code* const codes[2] = {of_code(t, block), of_code(t + 1, block)};
+        AddInterleaved<Code, 2>(tables, second, codes, t == 0, count, sums);
+      }
+      for (; t < p.tables; ++t) {
+        load(t, tables);
+        const Code* const codes[1] = {of_code(t, block)};
+        AddInterleaved<Code, 1>(tables, entries, codes, t == 0, count, sums);
+      }
+      for (int64_t j = 0; j < count; j += kLanes) {
+        const int lanes = static_cast<int>(count - j < kLanes ? count - j : kLanes);
+        F4 lines[4][kLanes / 4];
+        for (int i = 0; i < kLanes / 4; ++i) {
+          F4 x[4];
+          for (int k = 0; k < 4; ++k) x[k] = sums[j + 4 * i + k];
+          Transpose4(x);
+          for (int r = 0; r < 4; ++r) lines[r][i] = x[r];
+        }
+        const int64_t key = block + j;
+        for (int r = 0; r < rows; ++r) {
+          F32 score = Join(lines[r]);
+          if (p.weights != nullptr) score = score * LoadCount(p.weights + key, lanes);
+          Emit<1, kLine>(&score, row + r, p.rows, p.reduce, out + (key - begin), out_stride, lanes);
+        }
+      }
+    }
+  }
+}
+
 SA_INLINE bool AllFinite(const LookupProblem& p) {
   const int64_t size = static_cast<int64_t>(p.tables) << p.bits;
   F32 zeros = {};  // x - x is 0 or NaN
@@ -296,21 +425,33 @@ SA_INLINE bool AllFinite(const LookupProblem& p) {
   return SumLanes(zeros) == 0;
 }
 
+template <typename Table, Line kLine>
+SA_INLINE void ScoreLines(const LookupProblem& p, int64_t begin, int64_t end, float* out,
+                          int64_t out_stride) {
+  if constexpr (!Table::kInRegisters && sizeof(typename Table::Code) <= 2) {
+    if (p.rows > 2 && p.bits <= kMaxInterleavedBits) {
+      return ScoreInterleaved<typename Table::Code, kLine>(p, begin, end, out, out_stride);
+    }
+  }
+  ScoreLine<Table, kLine>(p, begin, end, out, out_stride);
+}
+
 template <typename Table>
 SA_INLINE void ScoreBy(const LookupProblem& p, int64_t begin, int64_t end, float* out,
                        int64_t out_stride) {
   switch (p.reduce) {
     case RowReduce::kNone:
-      return ScoreLine<Table, Line::kNone>(p, begin, end, out, out_stride);
+      return ScoreLines<Table, Line::kNone>(p, begin, end, out, out_stride);
     case RowReduce::kMax:
-      // Finite entries do not add up to NaN.
-      if (Table::kInRegisters && p.weights == nullptr && AllFinite(p)) {
-        return ScoreLine<Table, Line::kFiniteMax>(p, begin, end, out, out_stride);
+      if constexpr (Table::kInRegisters) {  // finite entries do not add up to NaN
+        if (p.weights == nullptr && AllFinite(p)) {
+          return ScoreLine<Table, Line::kFiniteMax>(p, begin, end, out, out_stride);
+        }
       }
-      return ScoreLine<Table, Line::kMax>(p, begin, end, out, out_stride);
+      return ScoreLines<Table, Line::kMax>(p, begin, end, out, out_stride);
     case RowReduce::kSum:
     case RowReduce::kMean:
-      return ScoreLine<Table, Line::kSum>(p, begin, end, out, out_stride);
+      return ScoreLines<Table, Line::kSum>(p, begin, end, out, out_stride);
   }
 }
 
@@ -326,11 +467,11 @@ void Score(const LookupProblem& p, int64_t begin, int64_t end, float* out, int64
 #endif
   switch (CodeBytes(p.bits)) {
     case 1:
-      return ScoreBy<GatherTable<uint8_t>>(p, begin, end, out, out_stride);
+      return ScoreBy<MemoryTable<uint8_t>>(p, begin, end, out, out_stride);
     case 2:
-      return ScoreBy<GatherTable<uint16_t>>(p, begin, end, out, out_stride);
+      return ScoreBy<MemoryTable<uint16_t>>(p, begin, end, out, out_stride);
     default:
-      return ScoreBy<GatherTable<uint32_t>>(p, begin, end, out, out_stride);
+      return ScoreBy<MemoryTable<uint32_t>>(p, begin, end, out, out_stride);
   }
 }
 
