@@ -1,0 +1,64 @@
+"""The efficient engine generates what the research engine does, in models of transformers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import sparse_attention_hub as sah
+import torch
+from tiny_models import tiny_model, tokens
+
+PIPELINES: dict[str, list[dict[str, Any]]] = {
+    "dense": [],
+    "quest": [
+        {"type": "sink", "sink_size": 4},
+        {"type": "local", "window_size": 8},
+        {"type": "quest_top_k", "heavy_size": 24, "page_size": 8},
+    ],
+    "vattention": [
+        {"type": "sink", "sink_size": 4},
+        {"type": "local", "window_size": 8},
+        {"type": "oracle_top_k", "heavy_size": 0.1},
+        {
+            "type": "adaptive_sampling",
+            "base_rate_sampling": 0.1,
+            "epsilon": 0.2,
+            "delta": 0.2,
+            "init_offset": 4,
+            "local_offset": 4,
+        },
+    ],
+}
+
+
+def generated(model: Any, engine: str, maskers: list[dict[str, Any]], **inputs: Any) -> torch.Tensor:
+    with torch.no_grad(), sah.sparse(model, {"type": engine, "maskers": maskers}):
+        out: torch.Tensor = model.generate(**inputs, max_new_tokens=8, min_new_tokens=8, do_sample=False)
+    return out
+
+
+# Grouped heads; a softcap and windows; learned sinks.
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt_oss"])
+@pytest.mark.parametrize("pipeline", list(PIPELINES))
+def test_generates_the_same_tokens(name: str, pipeline: str) -> None:
+    model = tiny_model(name)
+    prompt = tokens(1, 150)
+    expected = generated(model, "research", PIPELINES[pipeline], input_ids=prompt)
+    assert generated(model, "efficient", PIPELINES[pipeline], input_ids=prompt).equal(expected)
+
+
+def test_left_padding() -> None:
+    model = tiny_model("llama")
+    prompt = tokens(2, 150)
+    mask = torch.ones_like(prompt)
+    mask[1, :37] = 0
+    inputs = {"input_ids": prompt, "attention_mask": mask}
+    expected = generated(model, "research", PIPELINES["quest"], **inputs)
+    assert generated(model, "efficient", PIPELINES["quest"], **inputs).equal(expected)
+
+
+def test_what_has_no_kernels_is_refused_with_its_path() -> None:
+    with pytest.raises(NotImplementedError, match=r"pipeline.maskers\[0\]: snap_kv has no form"):
+        with sah.sparse(tiny_model("llama"), {"type": "efficient", "maskers": [{"type": "snap_kv"}]}):
+            pass
