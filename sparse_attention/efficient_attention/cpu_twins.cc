@@ -15,11 +15,13 @@
 #include "sparse_attention/efficient_attention/cpu/samplers.h"
 #include "sparse_attention/efficient_attention/cpu/signature_index.h"
 #include "sparse_attention/efficient_attention/cpu/socket_index.h"
+#include "sparse_attention/efficient_attention/cpu/top_p_selector.h"
 #include "sparse_attention/research_attention/maskers/fixed/causal.h"
 #include "sparse_attention/research_attention/maskers/fixed/double_sparsity_top_k.h"
 #include "sparse_attention/research_attention/maskers/fixed/hash_attention_top_k.h"
 #include "sparse_attention/research_attention/maskers/fixed/local.h"
 #include "sparse_attention/research_attention/maskers/fixed/oracle_top_k.h"
+#include "sparse_attention/research_attention/maskers/fixed/oracle_top_p.h"
 #include "sparse_attention/research_attention/maskers/fixed/pq_cache.h"
 #include "sparse_attention/research_attention/maskers/fixed/quest_top_k.h"
 #include "sparse_attention/research_attention/maskers/fixed/sink.h"
@@ -61,6 +63,16 @@ Twin CausalTwin(const Json& json) {
 Twin OracleTopKTwin(const Json& json) {
   SA_ASSIGN_OR_RETURN(const auto config, ConfigFromJson<OracleTopKConfig>(json));
   return std::make_shared<cpu::OracleTopKSelector>(cpu::TopKRule{.heavy_size = config.heavy_size});
+}
+
+Twin OracleTopPTwin(const Json& json) {
+  SA_ASSIGN_OR_RETURN(const auto config, ConfigFromJson<OracleTopPConfig>(json));
+  cpu::TopPOptions options;
+  options.top_p = config.top_p;
+  options.rule = config.threshold_rule == ThresholdRule::kGreater ? cpu::TopPRule::kGreater
+                                                                  : cpu::TopPRule::kAtLeast;
+  options.of_total = config.coverage == TopPCoverage::kTotal;
+  return std::make_shared<cpu::TopPSelector>(options);
 }
 
 // The MLPs of a layer as plain pointers into the tensors of `weights`.
@@ -113,9 +125,9 @@ Twin DoubleSparsityTwin(const Json& json) {
   const auto file = std::make_shared<const ChannelFile>(std::move(read));
   const auto channels =
       [file, config](const cpu::LayerShape& shape) -> absl::StatusOr<std::vector<int32_t>> {
-    SA_ASSIGN_OR_RETURN(const at::Tensor lists,
-                        DoubleSparsityChannels(*file, config, shape.layer, shape.query_heads,
-                                               shape.dim));
+    SA_ASSIGN_OR_RETURN(
+        const at::Tensor lists,
+        DoubleSparsityChannels(*file, config, shape.layer, shape.query_heads, shape.dim));
     const int64_t* const data = lists.const_data_ptr<int64_t>();
     return std::vector<int32_t>(data, data + lists.numel());
   };
@@ -186,6 +198,7 @@ Twin CpuTwin(const Json& entry) {
       {LocalConfig::kName, &LocalTwin},
       {CausalConfig::kName, &CausalTwin},
       {OracleTopKConfig::kName, &OracleTopKTwin},
+      {OracleTopPConfig::kName, &OracleTopPTwin},
       {DoubleSparsityTopKConfig::kName, &DoubleSparsityTwin},
       {SocketTopKConfig::kName, &SocketTwin},
       {HashAttentionTopKConfig::kName, &HashAttentionTwin},

@@ -1,6 +1,6 @@
-// Methods that score keys by an index select what the research engine selects: the same sets where
-// scores are whole numbers, else the same but for keys whose score lies within rounding of the
-// k-th.
+// Methods that score keys select what the research engine selects: the same sets where scores are
+// whole numbers, else the same but for keys whose score lies within rounding of the k-th, or of
+// where the share of a top-p method is reached.
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
@@ -14,6 +14,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "sparse_attention/attention/attention_inputs.h"
 #include "sparse_attention/base/random_tensors.h"
 #include "sparse_attention/base/status_matchers.h"
 #include "sparse_attention/efficient_attention/engine_testing.h"
@@ -68,10 +69,11 @@ void ExpectSameButForTies(const at::Tensor& selected, const at::Tensor& expected
   EXPECT_LE(gap.max().item<double>(), rounding) << "a key that is clearly better was left out";
 }
 
-using ScoresOf = std::function<at::Tensor(const AttentionInputs& step)>;
+using Compare = std::function<void(const AttentionInputs& step, const at::Tensor& selected,
+                                   const at::Tensor& wanted)>;
 
-// Runs the steps in both engines. `scores` null: the sets are equal.
-void ExpectEnginesAgree(const MethodCase& problem, const ScoresOf& scores) {
+// Runs the steps in both engines, and compares what they select of the visible keys.
+void ForEachStep(const MethodCase& problem, const Compare& compare) {
   SCOPED_TRACE(problem.text + "\n" + problem.pipeline.dump());
   SA_ASSERT_OK_AND_ASSIGN(const auto research, ResearchFromJson(problem.pipeline));
   SA_ASSERT_OK_AND_ASSIGN(const auto efficient, EfficientFromJson(problem.pipeline));
@@ -80,7 +82,17 @@ void ExpectEnginesAgree(const MethodCase& problem, const ScoresOf& scores) {
     SA_ASSERT_OK_AND_ASSIGN(const AttentionResult expected, research->Run(step, &research_session));
     SA_ASSERT_OK_AND_ASSIGN(const EfficientResult result, RunEfficient(*efficient, step, &session));
     const at::Tensor selected = result.mask.ToActive();
-    const at::Tensor wanted = VisibleWeights(step, expected.mask).gt(0);
+    compare(step, selected, VisibleWeights(step, expected.mask).gt(0));
+    if (::testing::Test::HasFailure()) return;
+  }
+}
+
+using ScoresOf = std::function<at::Tensor(const AttentionInputs& step)>;
+
+// `scores` null: the sets are equal.
+void ExpectEnginesAgree(const MethodCase& problem, const ScoresOf& scores) {
+  ForEachStep(problem, [&](const AttentionInputs& step, const at::Tensor& selected,
+                           const at::Tensor& wanted) {
     if (scores == nullptr) {
       EXPECT_TRUE(selected.equal(wanted))
           << step.keys() << " keys, " << selected.ne(wanted).sum().item<int64_t>() << " differ";
@@ -88,8 +100,7 @@ void ExpectEnginesAgree(const MethodCase& problem, const ScoresOf& scores) {
       const at::Tensor s = scores(step);
       ExpectSameButForTies(selected, wanted, s, 1e-5 * s.abs().max().item<double>() + 1e-12);
     }
-    if (::testing::Test::HasFailure()) return;
-  }
+  });
 }
 
 MethodCase MakeCase(uint64_t seed, at::ScalarType type,
@@ -153,6 +164,156 @@ TEST(IndexedMethods, QuestSelectsTheSamePages) {
     ExpectEnginesAgree(problem, nullptr);
     if (HasFailure()) return;
   }
+}
+
+// One row for the query heads of a group, [batch, heads, ...], if they select together.
+at::Tensor OfGroups(const at::Tensor& x, const AttentionInputs& step, const Json& pipeline) {
+  if (pipeline["selection"] == "query_head") return x;
+  const at::Tensor heads = x.unflatten(1, {step.kv_heads(), step.group_size()});
+  const std::string reduce = pipeline["group_reduce"];
+  const at::Tensor one = reduce == "max"   ? heads.amax(2)
+                         : reduce == "sum" ? heads.sum(2)
+                                           : heads.mean(2);
+  return one.repeat_interleave(step.group_size(), 1);
+}
+
+// Rows of `selected`, keys added to those `held`, that are not the fewest keys with a share of the
+// mass, which is known to `rounding`.
+at::Tensor NotTopP(const at::Tensor& selected, const at::Tensor& held, const AttentionInputs& step,
+                   const Json& pipeline, double rounding) {
+  const Json& method = pipeline["maskers"].back();
+  const double top_p = method["top_p"];
+  const bool total = method["coverage"] == "total";
+  at::Tensor logits = ComputeLogits(step).to(at::kDouble);
+  at::Tensor open = held.logical_not();
+  if (const auto visible = VisibleKeys(step)) open = open.logical_and(*visible);
+  if (!total) logits = logits.masked_fill(open.logical_not(), -kInfinity);
+  const at::Tensor mass = logits.softmax(-1).nan_to_num(0);
+  const auto sum_of = [&](const at::Tensor& keys) {
+    return at::where(keys, OfGroups(mass, step, pipeline), 0.).sum(-1);
+  };
+  const at::Tensor of_set = OfGroups(mass, step, pipeline);
+  const at::Tensor kept_before = OfGroups(at::where(open, 0., mass).sum(-1), step, pipeline);
+  at::Tensor wanted = sum_of(open).mul(top_p);
+  if (total) wanted = wanted.add(kept_before.mul(top_p - 1));
+  const at::Tensor least = at::where(selected, of_set, kInfinity).amin(-1);
+  const at::Tensor heavier = selected.logical_and(of_set.gt(least.mul(1 + rounding).unsqueeze(-1)));
+  const at::Tensor left = at::where(open.logical_and(selected.logical_not()), of_set, -1.).amax(-1);
+  const at::Tensor too_few = sum_of(selected).lt(wanted.sub(rounding));
+  const at::Tensor too_many =
+      selected.any(-1).logical_and(sum_of(heavier).gt(wanted.add(rounding)));
+  const at::Tensor lighter =
+      selected.any(-1).logical_and(left.gt(least.mul(1 + rounding).add(1e-30)));
+  return too_few.logical_or(too_many).logical_or(lighter);
+}
+
+TEST(IndexedMethods, OracleTopPKeepsTheSameShareOfTheMassButForRounding) {
+  int64_t rows = 0, differing = 0;
+  for (uint64_t seed = 0; seed < 60; ++seed) {
+    MethodCase problem = MakeCase(seed, TypeOf(seed), [](RandomTensors& random) {
+      return Json{{"type", "oracle_top_p"},
+                  {"top_p", random.Chance(0.2) ? random.OneOf<double>({0, 0.999, 1})
+                                               : random.Real(0.01, 0.99)},
+                  {"threshold_rule", random.OneOf<std::string>({"greater", "at_least"})},
+                  {"coverage", random.OneOf<std::string>({"residual", "total"})}};
+    });
+    RandomTensors random(seed + 7000);
+    const double spread =
+        random.OneOf<double>({1, 1, 4});  // flat rows, and rows with few heavy keys
+    for (AttentionInputs& step : problem.steps) step.q = step.q.mul(spread);
+    Json& maskers = problem.pipeline["maskers"];
+    if (random.Chance(0.4)) {  // keys held here and there
+      maskers.insert(maskers.end() - 1,
+                     Json{{"type", "oracle_top_k"}, {"heavy_size", Heavy(random)}});
+    }
+    Json before = problem.pipeline;
+    before["maskers"].erase(maskers.size() - 1);
+    SA_ASSERT_OK_AND_ASSIGN(const auto earlier, EfficientFromJson(before));
+    AttentionSession session;
+    ForEachStep(problem, [&](const AttentionInputs& step, const at::Tensor& selected,
+                             const at::Tensor& wanted) {
+      at::Tensor held = at::zeros(selected.sizes(), at::kBool);
+      if (!before["maskers"].empty()) {
+        SA_ASSERT_OK_AND_ASSIGN(const EfficientResult result,
+                                RunEfficient(*earlier, step, &session));
+        held = result.mask.ToActive();
+      }
+      EXPECT_FALSE(held.logical_and(selected.logical_not()).any().item<bool>());
+      const at::Tensor differs = selected.ne(wanted).any(-1);
+      const at::Tensor wrong =
+          NotTopP(selected.logical_and(held.logical_not()), held, step, problem.pipeline, 2e-5);
+      rows += differs.numel();
+      differing += differs.sum().item<int64_t>();
+      EXPECT_FALSE(differs.logical_and(wrong).any().item<bool>())
+          << step.keys() << " keys, " << differs.logical_and(wrong).sum().item<int64_t>()
+          << " rows differ by more than rounding";
+    });
+    if (HasFailure()) return;
+  }
+  EXPECT_LE(differing, rows / 1000) << "rounding decides more rows than it can";
+}
+
+// What the pipeline keeps of keys with these logits, for one query.
+std::string KeptOf(const std::vector<float>& logits, const Json& maskers) {
+  AttentionInputs in;
+  const int64_t keys = static_cast<int64_t>(logits.size());
+  in.q = at::zeros({1, 1, 1, 32});
+  in.q.select(3, 0).fill_(1);
+  in.k = at::zeros({1, 1, keys, 32});
+  for (int64_t j = 0; j < keys; ++j) in.k.data_ptr<float>()[j * 32] = logits[j];
+  in.v = at::zeros({1, 1, keys, 32});
+  in.scale = 1;
+  const auto efficient = EfficientFromJson({{"maskers", maskers}});
+  SA_CHECK_OK(efficient);
+  AttentionSession session;
+  const auto result = RunEfficient(**efficient, in, &session);
+  SA_CHECK_OK(result);
+  const at::Tensor kept = result->mask.ToActive().flatten();
+  std::string text;
+  for (int64_t j = 0; j < keys; ++j) text += kept[j].item<bool>() ? '1' : '.';
+  return text;
+}
+
+Json TopP(double top_p, const char* rule = "greater", const char* coverage = "residual") {
+  return {
+      {"type", "oracle_top_p"}, {"top_p", top_p}, {"threshold_rule", rule}, {"coverage", coverage}};
+}
+
+TEST(IndexedMethods, OracleTopPKeepsTiesAndWhatHoldsAllMass) {
+  EXPECT_EQ(KeptOf({2, 0, 0, 0, 0, -9}, Json::array({TopP(0.5)})), "1.....");
+  EXPECT_EQ(KeptOf({2, 0, 0, 0, 0, -9}, Json::array({TopP(0.8)})), "11111.");
+  EXPECT_EQ(KeptOf({3, 1, 3, 0}, Json::array({TopP(0.)})), "1.1.");
+  EXPECT_EQ(KeptOf({1, NAN, 3, INFINITY, 2, -INFINITY}, Json::array({TopP(0.2)})), ".1.1..");
+  // All of the mass is every key, whatever is lost in the sums.
+  EXPECT_EQ(KeptOf({1, 3, 2, -50}, Json::array({TopP(1., "at_least")})), "1111");
+}
+
+TEST(IndexedMethods, OracleTopPMeasuresOpenKeysAgainstTheirOwnMaximum) {
+  // A key held by a range, or by a bit. exp(-200) is 0 in float32.
+  for (const Json& first : {Json{{"type", "sink"}, {"sink_size", 1}},
+                            Json{{"type", "oracle_top_k"}, {"heavy_size", 1}}}) {
+    const std::vector<float> logits = {200, 0, -1, -9};
+    EXPECT_EQ(KeptOf(logits, Json::array({first, TopP(0.9)})), "111.");
+    EXPECT_EQ(KeptOf(logits, Json::array({first, TopP(0.9, "greater", "total")})), "1...");
+  }
+}
+
+TEST(IndexedMethods, OracleTopPCutsByItsRuleWhereAPartialSumEqualsTheShare) {
+  // Of logits 0 and -1 the first holds 1 / (1 + e), where e is exp(-1) to a few units in the last
+  // place: for one of these shares the rules differ.
+  int differ = 0;
+  float second = std::exp(-1.f);
+  for (int i = 0; i < 4; ++i) second = std::nextafter(second, 0.f);
+  for (int i = 0; i < 9; ++i, second = std::nextafter(second, 1.f)) {
+    const double share = 1 / (1 + static_cast<double>(second));
+    const std::string at_least = KeptOf({0, -1}, Json::array({TopP(share, "at_least")}));
+    const std::string greater = KeptOf({0, -1}, Json::array({TopP(share, "greater")}));
+    if (at_least == greater) continue;
+    EXPECT_EQ(at_least, "1.");
+    EXPECT_EQ(greater, "11");
+    ++differ;
+  }
+  EXPECT_EQ(differ, 1);
 }
 
 TEST(IndexedMethods, PqCacheSelectsTheSameKeysButForRounding) {
@@ -221,8 +382,10 @@ TEST(IndexedMethods, DoubleSparsitySelectsTheSameKeysButForRounding) {
     MethodCase problem = MakeCase(seed, TypeOf(seed), [&](RandomTensors& draws) {
       factor = draws.OneOf<int64_t>({4, 8, 16, 32});
       bits = draws.OneOf<int64_t>({2, 4, 8, 12, 16});
-      return Json{{"type", "double_sparsity_top_k"}, {"heavy_size", Heavy(draws)},
-                  {"sorted_channel_file", path},     {"group_factor", factor},
+      return Json{{"type", "double_sparsity_top_k"},
+                  {"heavy_size", Heavy(draws)},
+                  {"sorted_channel_file", path},
+                  {"group_factor", factor},
                   {"label_bits", bits}};
     });
     problem.pipeline["selection"] = "query_head";
@@ -244,7 +407,8 @@ TEST(IndexedMethods, SocketSelectsTheSameKeysButForRounding) {
     MethodCase problem = MakeCase(seed, TypeOf(seed), [&](RandomTensors& random) {
       bits = random.OneOf<int64_t>({1, 4, 8, 9});
       tables = random.Integer(1, 12);
-      return Json{{"type", "socket_top_k"}, {"heavy_size", Heavy(random)}, {"K", bits}, {"L", tables}};
+      return Json{
+          {"type", "socket_top_k"}, {"heavy_size", Heavy(random)}, {"K", bits}, {"L", tables}};
     });
     problem.pipeline["selection"] = "query_head";
     ExpectEnginesAgree(problem, [&](const AttentionInputs& step) {
@@ -256,8 +420,8 @@ TEST(IndexedMethods, SocketSelectsTheSameKeysButForRounding) {
                                .mul(1 / (std::sqrt(static_cast<double>(step.dim())) * 0.3))
                                .unflatten(-1, {tables, bits});
       const at::Tensor soft = SoftBuckets(a);  // [batch, heads, queries, tables, 2^bits]
-      at::Tensor scores = at::zeros(
-          {step.batch(), step.query_heads(), step.queries(), step.keys()}, at::kDouble);
+      at::Tensor scores =
+          at::zeros({step.batch(), step.query_heads(), step.queries(), step.keys()}, at::kDouble);
       for (int64_t t = 0; t < tables; ++t) {
         const at::Tensor of_heads = buckets.select(2, t)
                                         .to(at::kLong)
