@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "sparse_attention/config/field.h"
 #include "sparse_attention/efficient_attention/cpu/fixed_ranges.h"
+#include "sparse_attention/efficient_attention/cpu/indexer_index.h"
 #include "sparse_attention/efficient_attention/cpu/label_index.h"
 #include "sparse_attention/efficient_attention/cpu/oracle_scores.h"
 #include "sparse_attention/efficient_attention/cpu/pq_index.h"
@@ -19,6 +20,7 @@
 #include "sparse_attention/research_attention/maskers/fixed/causal.h"
 #include "sparse_attention/research_attention/maskers/fixed/double_sparsity_top_k.h"
 #include "sparse_attention/research_attention/maskers/fixed/hash_attention_top_k.h"
+#include "sparse_attention/research_attention/maskers/fixed/lightning_indexer.h"
 #include "sparse_attention/research_attention/maskers/fixed/local.h"
 #include "sparse_attention/research_attention/maskers/fixed/oracle_top_k.h"
 #include "sparse_attention/research_attention/maskers/fixed/oracle_top_p.h"
@@ -149,6 +151,28 @@ Twin SocketTwin(const Json& json) {
   return std::make_shared<cpu::SocketSelector>(config.heavy_size, std::move(options));
 }
 
+Twin LightningIndexerTwin(const Json& json) {
+  SA_RETURN_IF_ERROR(MaskerFromJson(json, {}).status());
+  SA_ASSIGN_OR_RETURN(const auto config, ConfigFromJson<LightningIndexerConfig>(json));
+  SA_ASSIGN_OR_RETURN(const auto weights, IndexerWeights::Load(config.weight_file));
+  const auto matrices =
+      [weights](const cpu::LayerShape& shape) -> absl::StatusOr<cpu::IndexerMatrices> {
+    SA_ASSIGN_OR_RETURN(const IndexerLayer* layer,
+                        weights->Layer(shape.layer, shape.query_heads, shape.kv_heads, shape.dim));
+    const auto owner = std::make_shared<const IndexerLayer>(
+        IndexerLayer{layer->query.contiguous(), layer->key.contiguous(), layer->gate.contiguous()});
+    cpu::IndexerMatrices result;
+    result.heads = owner->query.size(0);
+    result.width = owner->width();
+    result.query = owner->query.const_data_ptr<float>();
+    result.key = owner->key.const_data_ptr<float>();
+    result.gate = owner->gate.const_data_ptr<float>();
+    result.owner = owner;
+    return result;
+  };
+  return std::make_shared<cpu::LightningIndexerSelector>(config.heavy_size, matrices);
+}
+
 Twin PqCacheTwin(const Json& json) {
   SA_ASSIGN_OR_RETURN(const auto config, ConfigFromJson<PqCacheConfig>(json));
   if (config.kmeans == KMeansRule::kHub) {
@@ -202,6 +226,7 @@ Twin CpuTwin(const Json& entry) {
       {DoubleSparsityTopKConfig::kName, &DoubleSparsityTwin},
       {SocketTopKConfig::kName, &SocketTwin},
       {HashAttentionTopKConfig::kName, &HashAttentionTwin},
+      {LightningIndexerConfig::kName, &LightningIndexerTwin},
       {PqCacheConfig::kName, &PqCacheTwin},
       {QuestTopKConfig::kName, &QuestTwin},
       {RandomSamplingConfig::kName, &RandomTwin},

@@ -19,6 +19,7 @@
 #include "sparse_attention/base/status_matchers.h"
 #include "sparse_attention/efficient_attention/engine_testing.h"
 #include "sparse_attention/key_index/channel_file.h"
+#include "sparse_attention/key_index/indexer_keys.h"
 #include "sparse_attention/key_index/label_cache.h"
 #include "sparse_attention/key_index/layer_file_testing.h"
 #include "sparse_attention/key_index/lsh_tables.h"
@@ -396,6 +397,39 @@ TEST(IndexedMethods, DoubleSparsitySelectsTheSameKeysButForRounding) {
         std::copy_n(lists[head].begin(), count, channels.data_ptr<int64_t>() + head * count);
       }
       return LabelCache(step.k, channels, bits).Scores(step.q);
+    });
+    if (HasFailure()) return;
+  }
+}
+
+TEST(IndexedMethods, LightningIndexerSelectsTheSameKeysButForRounding) {
+  for (uint64_t seed = 0; seed < 60; ++seed) {
+    const AttentionInputs in = MakeEngineCase(seed, TypeOf(seed), 1500).inputs;
+    const std::string path = ::testing::TempDir() + "/indexer.safetensors";
+    RandomTensors random(seed + 9000);
+    WriteIndexerFile(path, {{.layer = in.layer,
+                             .query_heads = in.query_heads(),
+                             .kv_heads = in.kv_heads(),
+                             .dim = in.dim(),
+                             .heads = random.Integer(1, 6),
+                             .width = random.OneOf<int64_t>({1, 5, 16, 32, 40})}});
+    SA_ASSERT_OK_AND_ASSIGN(const auto weights, IndexerWeights::Load(path));
+    SA_ASSERT_OK_AND_ASSIGN(const IndexerLayer* layer,
+                            weights->Layer(in.layer, in.query_heads(), in.kv_heads(), in.dim()));
+    MethodCase problem = MakeCase(seed, TypeOf(seed), [&](RandomTensors& draws) {
+      return Json{
+          {"type", "lightning_indexer"}, {"heavy_size", Heavy(draws)}, {"weight_file", path}};
+    });
+    if (random.Chance(0.5)) {  // heads of a token side by side
+      for (AttentionInputs& step : problem.steps) {
+        step.q = step.q.transpose(1, 2).contiguous().transpose(1, 2);
+      }
+    }
+    ExpectEnginesAgree(problem, [&](const AttentionInputs& step) {
+      return IndexerKeys(step.k, *layer)
+          .Scores(step.q)
+          .unsqueeze(1)
+          .expand({step.batch(), step.query_heads(), step.queries(), step.keys()});
     });
     if (HasFailure()) return;
   }
