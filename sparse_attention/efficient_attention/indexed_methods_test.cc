@@ -190,10 +190,8 @@ at::Tensor NotTopP(const at::Tensor& selected, const at::Tensor& held, const Att
   if (const auto visible = VisibleKeys(step)) open = open.logical_and(*visible);
   if (!total) logits = logits.masked_fill(open.logical_not(), -kInfinity);
   const at::Tensor mass = logits.softmax(-1).nan_to_num(0);
-  const auto sum_of = [&](const at::Tensor& keys) {
-    return at::where(keys, OfGroups(mass, step, pipeline), 0.).sum(-1);
-  };
   const at::Tensor of_set = OfGroups(mass, step, pipeline);
+  const auto sum_of = [&](const at::Tensor& keys) { return at::where(keys, of_set, 0.).sum(-1); };
   const at::Tensor kept_before = OfGroups(at::where(open, 0., mass).sum(-1), step, pipeline);
   at::Tensor wanted = sum_of(open).mul(top_p);
   if (total) wanted = wanted.add(kept_before.mul(top_p - 1));
