@@ -156,7 +156,7 @@ SA_INLINE void FindMajority(const BitAgreementProblem& p, Majority& m) {
       const uint32_t weight = (a ^ b ^ borrow) & used;
       borrow = (~a & (b | borrow)) | (b & borrow);
       if (d >= m.first && d < m.first + m.digits) m.digit[d - m.first][w] = weight;
-      m.base += static_cast<uint32_t>(__builtin_popcount(minority[d] & used)) << d;
+      m.base += static_cast<uint32_t>(__builtin_popcount(minority[d])) << d;
     }
     m.flip[w] = ~majority;
   }

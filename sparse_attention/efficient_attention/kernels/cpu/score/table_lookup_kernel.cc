@@ -90,13 +90,13 @@ struct MemoryTable {
 };
 
 #if defined(SA_AVX512)
-// Up to 64 entries in registers, 32 of them being reached by one permutation.
+// 32 or 64 entries in registers, 32 of them being reached by one permutation.
 template <int kBits>
 struct FloatTable {
   using Code = uint8_t;
   static constexpr int kVectors = 1, kTablesAtOnce = 2, kRowsAtOnce = 2;
   static constexpr bool kInRegisters = true;
-  static constexpr int kRegisters = kBits <= 4 ? 1 : 1 << (kBits - 4);
+  static constexpr int kRegisters = 1 << (kBits - 4);
   struct Codes {
     __m512i index;
     __mmask16 lower, upper;  // codes below 32, and others
@@ -105,23 +105,22 @@ struct FloatTable {
     Codes codes = {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 0,
                    0};
     if constexpr (kBits == 6) {
-      codes.upper = _mm512_test_epi32_mask(codes.index, _mm512_set1_epi32(32));
       codes.lower = _mm512_testn_epi32_mask(codes.index, _mm512_set1_epi32(32));
+      codes.upper = _mm512_test_epi32_mask(codes.index, _mm512_set1_epi32(32));
     }
     return codes;
   }
 
+  // Of fewer entries than there is room for, too.
   SA_INLINE void Load(const float* table, int entries) {
-    if constexpr (kRegisters == 1) {
-      part[0] = _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << entries) - 1), table);
-    } else {
-      for (int i = 0; i < kRegisters; ++i) part[i] = _mm512_loadu_ps(table + 16 * i);
+    for (int i = 0; i < kRegisters; ++i) {
+      const int left = entries - 16 * i;
+      const uint32_t mask = left >= 16 ? 0xFFFF : left <= 0 ? 0 : (1u << left) - 1;
+      part[i] = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), table + 16 * i);
     }
   }
   SA_INLINE void At(const Codes& codes, F32* x) const {
-    if constexpr (kBits <= 4) {
-      *x = reinterpret_cast<F32>(_mm512_permutexvar_ps(codes.index, part[0]));
-    } else if constexpr (kBits == 5) {
+    if constexpr (kBits == 5) {
       *x = reinterpret_cast<F32>(_mm512_permutex2var_ps(part[0], codes.index, part[1]));
     } else {
       // The other half keeps its codes.
@@ -457,22 +456,22 @@ SA_INLINE void ScoreBy(const LookupProblem& p, int64_t begin, int64_t end, float
 
 void Score(const LookupProblem& p, int64_t begin, int64_t end, float* out, int64_t out_stride) {
 #if defined(SA_AVX512)
-  if (p.bits <= 4) return ScoreBy<FloatTable<4>>(p, begin, end, out, out_stride);
-  if (p.bits == 5) return ScoreBy<FloatTable<5>>(p, begin, end, out, out_stride);
+  if (p.bits <= 5) return ScoreBy<FloatTable<5>>(p, begin, end, out, out_stride);
   if (p.bits == 6) return ScoreBy<FloatTable<6>>(p, begin, end, out, out_stride);
 #endif
 #if defined(SA_AVX512_BF16)
   if (p.bits == 7) return ScoreBy<ByteTable<7>>(p, begin, end, out, out_stride);
   if (p.bits == 8) return ScoreBy<ByteTable<8>>(p, begin, end, out, out_stride);
 #endif
-  switch (CodeBytes(p.bits)) {
-    case 1:
-      return ScoreBy<MemoryTable<uint8_t>>(p, begin, end, out, out_stride);
-    case 2:
-      return ScoreBy<MemoryTable<uint16_t>>(p, begin, end, out, out_stride);
-    default:
-      return ScoreBy<MemoryTable<uint32_t>>(p, begin, end, out, out_stride);
+  if (CodeBytes(p.bits) == 4) {
+    return ScoreBy<MemoryTable<uint32_t>>(p, begin, end, out, out_stride);
   }
+#if !defined(SA_AVX512_BF16)  // where all smaller tables fit the registers
+  if (CodeBytes(p.bits) == 1) {
+    return ScoreBy<MemoryTable<uint8_t>>(p, begin, end, out, out_stride);
+  }
+#endif
+  ScoreBy<MemoryTable<uint16_t>>(p, begin, end, out, out_stride);
 }
 
 void Merge(const LookupProblem& p, float* merged) {
