@@ -124,6 +124,11 @@ _AVX512_BF16 = _AVX512 + [
     "-mavx512bitalg",
     "-mavx512vpopcntdq",
 ]
+# Under a sanitizer, which compiles in this mode, full optimization takes minutes a kernel.
+_KERNEL_OPTIMIZATION = select({
+    "//bazel:fastbuild": ["-O1"],
+    "//conditions:default": ["-O3"],
+})
 _ISAS = {
     "generic": [],
     "avx2": _AVX2,
@@ -150,7 +155,7 @@ def sa_cpu_kernel(name, kernel, hdrs, srcs = [], deps = [], textual_hdrs = [], t
             testonly = testonly,
             srcs = [kernel],
             # GCC 12 takes the undefined operands in its own AVX-512 header for a mistake.
-            copts = _COPTS + ["-O3", "-Wno-maybe-uninitialized", "-Wno-uninitialized", "-Wno-psabi", "-DSA_ISA=" + isa] + copts,
+            copts = _COPTS + _KERNEL_OPTIMIZATION + ["-Wno-maybe-uninitialized", "-Wno-uninitialized", "-Wno-psabi", "-DSA_ISA=" + isa] + copts,
             linkstatic = True,
             visibility = ["//visibility:private"],
             deps = [":" + name + "_headers"],
