@@ -7,6 +7,9 @@
 #include "gtest/gtest.h"
 #include "sparse_attention/base/status_matchers.h"
 
+// The address sanitizer asks for this; otherwise it would end the process where memory is refused.
+extern "C" const char* __asan_default_options() { return "allocator_may_return_null=1"; }
+
 namespace sparse_attention::cpu {
 namespace {
 
