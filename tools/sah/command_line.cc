@@ -87,8 +87,8 @@ absl::StatusOr<NamedPipeline> LoadPipeline(const std::string& file_or_preset,
   pipeline.name =
       pipeline.config.name.empty() ? fs::path(path).stem().string() : pipeline.config.name;
   if (engine.empty()) return pipeline;
-  const EngineType type = engine == EnumName(EngineType::kEfficient) ? EngineType::kEfficient
-                                                                     : EngineType::kResearch;
+  const EngineType type =
+      engine == EnumName(EngineType::kEfficient) ? EngineType::kEfficient : EngineType::kResearch;
   if (type != pipeline.config.type) absl::StrAppend(&pipeline.name, " (", engine, ")");
   pipeline.config.type = type;
   return pipeline;

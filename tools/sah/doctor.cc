@@ -64,7 +64,8 @@ absl::Status Doctor(const std::string& model) {
   const absl::Status cuda = LoadCuda();
   const std::string processor = LineOf("/proc/cpuinfo", "model name");
   std::cout << "sah       " << kVersion << "\n";
-  std::cout << absl::StrFormat("machine   %s, %d processors, %s\n", processor.empty() ? "unknown" : processor,
+  std::cout << absl::StrFormat("machine   %s, %d processors, %s\n",
+                               processor.empty() ? "unknown" : processor,
                                sysconf(_SC_NPROCESSORS_ONLN), LineOf("/proc/meminfo", "MemTotal"));
   std::cout << "ISA       " << InstructionSets() << "\n";
   std::cout << "LibTorch  " << TORCH_VERSION << ", " << at::get_num_threads() << " threads, CUDA "

@@ -41,7 +41,8 @@ absl::Status Generate(const GenerateArguments& arguments) {
   HuggingFaceOptions load;
   load.decoder.device = arguments.device;
   load.decoder.dtype = arguments.dtype;
-  SA_ASSIGN_OR_RETURN(const NamedPipeline pipeline, LoadPipeline(arguments.config, arguments.engine));
+  SA_ASSIGN_OR_RETURN(const NamedPipeline pipeline,
+                      LoadPipeline(arguments.config, arguments.engine));
   load.pipeline = pipeline.config;
   SA_ASSIGN_OR_RETURN(const auto adapter,
                       HuggingFaceAdapter::Load(UserPath(arguments.model), load));

@@ -58,10 +58,9 @@ absl::StatusOr<at::Tensor> DoubleSparsityChannels(const ChannelFile& file,
   const int64_t heads = static_cast<int64_t>(lists->size());
   const int64_t list_dim = static_cast<int64_t>(lists->front().size());
   if (heads != query_heads || list_dim != dim) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(config.sorted_channel_file, ": layer ", layer, " has lists of ", heads,
-                     " query heads and ", list_dim, " channels; the inputs have ", query_heads,
-                     " query heads of dim ", dim));
+    return absl::InvalidArgumentError(absl::StrCat(
+        config.sorted_channel_file, ": layer ", layer, " has lists of ", heads, " query heads and ",
+        list_dim, " channels; the inputs have ", query_heads, " query heads of dim ", dim));
   }
   at::Tensor channels = at::empty({query_heads, count}, at::kLong);
   int64_t* out = channels.data_ptr<int64_t>();

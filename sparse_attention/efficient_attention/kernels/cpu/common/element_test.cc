@@ -39,8 +39,8 @@ TEST(Element, KnownHalves) {
 TEST(Element, RoundsToNearestEven) {
   for (uint32_t bits = 0; bits < 0x7C00; ++bits) {
     const float low = ToFloat(Float16{static_cast<uint16_t>(bits)});
-    const float high = bits + 1 < 0x7C00 ? ToFloat(Float16{static_cast<uint16_t>(bits + 1)})
-                                         : 65536.0f;
+    const float high =
+        bits + 1 < 0x7C00 ? ToFloat(Float16{static_cast<uint16_t>(bits + 1)}) : 65536.0f;
     const float middle = 0.5f * low + 0.5f * high;
     const uint16_t even = static_cast<uint16_t>(bits % 2 == 0 ? bits : bits + 1);
     EXPECT_EQ(ToFloat16(middle).bits, even) << low;

@@ -45,7 +45,7 @@ Isa BestIsa();
   namespace avx512_bf16 {            \
   declaration;                       \
   }
-#define SA_CHOOSE_ISA(isa, function)                                       \
+#define SA_CHOOSE_ISA(isa, function)                                          \
   ((isa) == ::sparse_attention::cpu::Isa::kAvx512Bf16 ? avx512_bf16::function \
    : (isa) == ::sparse_attention::cpu::Isa::kAvx512   ? avx512::function      \
    : (isa) == ::sparse_attention::cpu::Isa::kAvx2     ? avx2::function        \

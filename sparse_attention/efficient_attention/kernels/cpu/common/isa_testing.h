@@ -23,10 +23,10 @@ inline std::string IsaTestName(const ::testing::TestParamInfo<Isa>& info) {
 
 }  // namespace sparse_attention::cpu
 
-#define SA_INSTANTIATE_ISAS(Test)                                                    \
-  INSTANTIATE_TEST_SUITE_P(                                                          \
-      Isas, Test, ::testing::ValuesIn(::sparse_attention::cpu::SupportedIsas().begin(), \
-                                      ::sparse_attention::cpu::SupportedIsas().end()),  \
-      ::sparse_attention::cpu::IsaTestName)
+#define SA_INSTANTIATE_ISAS(Test)                                                                \
+  INSTANTIATE_TEST_SUITE_P(Isas, Test,                                                           \
+                           ::testing::ValuesIn(::sparse_attention::cpu::SupportedIsas().begin(), \
+                                               ::sparse_attention::cpu::SupportedIsas().end()),  \
+                           ::sparse_attention::cpu::IsaTestName)
 
 #endif  // SPARSE_ATTENTION_EFFICIENT_ATTENTION_KERNELS_CPU_COMMON_ISA_TESTING_H_
