@@ -14,12 +14,12 @@
 #include <vector>
 
 #include "sparse_attention/efficient_attention/kernels/cpu/common/isa.h"
+#include "sparse_attention/efficient_attention/kernels/cpu/score/label_product.h"
+#include "sparse_attention/efficient_attention/kernels/cpu/score/page_bounds.h"
 #include "sparse_attention/key_index/hash_core.h"
 #include "sparse_attention/key_index/k_means_core.h"
 #include "sparse_attention/key_index/mlp.h"
-#include "sparse_attention/key_index/page_bounds.h"
 #include "sparse_attention/key_index/pq_core.h"
-#include "sparse_attention/key_index/quantize_core.h"
 
 namespace sparse_attention::cpu {
 namespace {
@@ -160,30 +160,35 @@ BENCHMARK(BM_IndexerToken)->ArgName("hot")->Arg(0)->Arg(1);
 // 16 channels in 4 bits, and the bounds of a page of 16 keys.
 void BM_LabelToken(benchmark::State& state) {
   const std::vector<BFloat16> keys = Keys(kHeads * kDim);
-  std::array<int64_t, 16> channels;
-  for (int64_t i = 0; i < 16; ++i) channels[i] = i * 37 % kDim;
-  std::array<float, 16> scratch;
-  std::array<uint8_t, 16 * kHeads> codes;
-  std::array<float, kHeads> scale, low;
+  std::array<int32_t, 16> channels;
+  for (int32_t i = 0; i < 16; ++i) channels[i] = i * 37 % kDim;
+  std::array<uint32_t, 2 * kHeads> labels;
+  std::array<float, kHeads> step, low;
+  const LabelKernels kernels = LabelKernelsFor(BestIsa());
   for (auto _ : state) {
     for (int64_t head = 0; head < kHeads; ++head) {
-      EncodeLabels(OneKey(keys, head), channels.data(), 16, 4, scratch.data(), &codes[16 * head],
-                   16, &scale[head], &low[head]);
+      RowView rows;
+      rows.base = reinterpret_cast<const char*>(keys.data() + head * kDim);
+      kernels.append(rows, Element::kBFloat16, channels.data(), 16, 4, 0, 1, &labels[2 * head], 1,
+                     &step[head], &low[head]);
     }
-    benchmark::DoNotOptimize(codes);
+    benchmark::DoNotOptimize(labels);
   }
 }
 BENCHMARK(BM_LabelToken);
 
 void BM_QuestToken(benchmark::State& state) {
   const std::vector<BFloat16> keys = Keys(kHeads * 16 * kDim);
-  std::vector<float> low(kHeads * kDim), high(kHeads * kDim);
+  std::vector<BFloat16> bounds(kHeads * 2 * kDim);
+  const PageBoundsKernels kernels = PageBoundsKernelsFor(BestIsa());
   for (auto _ : state) {
     for (int64_t head = 0; head < kHeads; ++head) {
-      const KeyRows page = {keys.data() + head * 16 * kDim, Element::kBFloat16, kDim * 2, 16};
-      EncodePageBounds(page, kDim, 16, 16, BestIsa(), &low[head * kDim], &high[head * kDim]);
+      RowView rows;
+      rows.base = reinterpret_cast<const char*>(keys.data() + head * 16 * kDim);
+      rows.row_stride = kDim * 2;
+      kernels.update(rows, Element::kBFloat16, kDim, 16, 16, 0, 16, &bounds[head * 2 * kDim], 0);
     }
-    benchmark::DoNotOptimize(low.data());
+    benchmark::DoNotOptimize(bounds.data());
   }
 }
 BENCHMARK(BM_QuestToken);

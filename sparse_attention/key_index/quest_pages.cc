@@ -13,10 +13,11 @@
 #include <algorithm>
 #include <limits>
 #include <utility>
+#include <vector>
 
 #include "sparse_attention/attention/attention_inputs.h"
 #include "sparse_attention/efficient_attention/kernels/cpu/common/isa.h"
-#include "sparse_attention/key_index/page_bounds.h"
+#include "sparse_attention/efficient_attention/kernels/cpu/score/page_bounds.h"
 #include "sparse_attention/key_index/pseudo_quantize.h"
 #include "sparse_attention/key_index/tensor_rows.h"
 
@@ -55,12 +56,23 @@ void QuestPages::SetOnHost(int64_t page, const at::Tensor& keys) {
   at::Tensor high = at::empty_like(low);
   float* const low_data = low.data_ptr<float>();
   float* const high_data = high.data_ptr<float>();
+  const cpu::PageBoundsKernels kernels = cpu::PageBoundsKernelsFor(cpu::BestIsa());
+  const int label_bits = static_cast<int>(label_bits_);
   at::parallel_for(0, b * heads * pages, kGrainPages, [&](int64_t begin, int64_t end) {
+    std::vector<char> bounds(2 * dim * sizeof(float));
     for (int64_t i = begin; i < end; ++i) {
       const int64_t first = (page + i % pages) * page_size_;
       const cpu::KeyRows all = KeyRowsOf(rows, i / pages / heads, i / pages % heads);
-      cpu::EncodePageBounds(all.Part(first, std::min(page_size_, n - first)), dim, page_size_,
-                            label_bits_, cpu::BestIsa(), low_data + i * dim, high_data + i * dim);
+      cpu::RowView of_page;  // as page 0 of a view that begins at it
+      of_page.base = all.Row(first);
+      of_page.row_stride = all.row_stride;
+      kernels.update(of_page, all.element, static_cast<int32_t>(dim), page_size_, label_bits, 0,
+                     std::min(page_size_, n - first), bounds.data(), 0);
+      const cpu::Element element = cpu::BoundsElement(all.element, label_bits);
+      for (int64_t c = 0; c < dim; ++c) {
+        high_data[i * dim + c] = cpu::ElementAt(bounds.data(), element, c);
+        low_data[i * dim + c] = cpu::ElementAt(bounds.data(), element, dim + c);
+      }
     }
   });
   min_.Set(page, low);
