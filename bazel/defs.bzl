@@ -169,3 +169,19 @@ def sa_cpu_kernel(name, kernel, hdrs, srcs = [], deps = [], textual_hdrs = [], t
         linkstatic = True,
         deps = deps + [":" + name + "_" + isa for isa in _ISAS],
     )
+    archives = []
+    for isa in _ISAS:
+        archives.append(name + "_" + isa + "_archive")
+        native.filegroup(
+            name = archives[-1],
+            testonly = testonly,
+            srcs = [":" + name + "_" + isa],
+            output_group = "archive",
+        )
+    native.sh_test(
+        name = name + "_symbols_test",
+        size = "small",
+        srcs = ["//bazel:isa_symbols_test.sh"],
+        args = ["$(locations :%s)" % archive for archive in archives],
+        data = archives,
+    )

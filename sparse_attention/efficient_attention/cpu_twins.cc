@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "sparse_attention/config/field.h"
 #include "sparse_attention/efficient_attention/cpu/fixed_ranges.h"
 #include "sparse_attention/efficient_attention/cpu/indexer_index.h"
@@ -37,14 +38,15 @@ namespace {
 
 using Twin = absl::StatusOr<std::shared_ptr<const cpu::CpuMasker>>;
 
-absl::Status NoEfficientForm(absl::string_view masker, absl::string_view why) {
-  return absl::UnimplementedError(absl::StrCat(
-      masker, " has no form in the efficient engine: ", why, "; \"type\": \"research\" runs it"));
+// What is required, what is missing, and what else to do.
+absl::Status Unsupported(absl::string_view required, absl::string_view missing) {
+  return absl::UnimplementedError(absl::StrCat("the efficient engine does not support ", required,
+                                               ": ", missing, "; \"type\": \"research\" runs it"));
 }
 
-absl::Status NoHubRule(absl::string_view masker) {
-  return NoEfficientForm(absl::StrCat(masker, " with estimator \"hub\""),
-                         "its draws come from LibTorch's generator in the hub's order");
+absl::Status NoHubDraws(absl::string_view masker, absl::string_view field) {
+  return Unsupported(absl::StrCat(masker, ".", field, " \"hub\""),
+                     "it draws from LibTorch's generator in the Python hub's order");
 }
 
 Twin SinkTwin(const Json& json) {
@@ -127,11 +129,11 @@ Twin DoubleSparsityTwin(const Json& json) {
   const auto file = std::make_shared<const ChannelFile>(std::move(read));
   const auto channels =
       [file, config](const cpu::LayerShape& shape) -> absl::StatusOr<std::vector<int32_t>> {
-    SA_ASSIGN_OR_RETURN(
-        const at::Tensor lists,
-        DoubleSparsityChannels(*file, config, shape.layer, shape.query_heads, shape.dim));
-    const int64_t* const data = lists.const_data_ptr<int64_t>();
-    return std::vector<int32_t>(data, data + lists.numel());
+    const absl::StatusOr<at::Tensor> lists =
+        DoubleSparsityChannels(*file, config, shape.layer, shape.query_heads, shape.dim);
+    if (!lists.ok()) return Annotate(lists.status(), config.kName);
+    const int64_t* const data = lists->const_data_ptr<int64_t>();
+    return std::vector<int32_t>(data, data + lists->numel());
   };
   return std::make_shared<cpu::DoubleSparsitySelector>(config.heavy_size, config.label_bits,
                                                        channels);
@@ -176,8 +178,7 @@ Twin LightningIndexerTwin(const Json& json) {
 Twin PqCacheTwin(const Json& json) {
   SA_ASSIGN_OR_RETURN(const auto config, ConfigFromJson<PqCacheConfig>(json));
   if (config.kmeans == KMeansRule::kHub) {
-    return NoEfficientForm(absl::StrCat(config.kName, " with kmeans \"hub\""),
-                           "its draws come from LibTorch's generator in the hub's order");
+    return NoHubDraws(config.kName, "kmeans");
   }
   cpu::PqIndexOptions options;
   options.subvectors = config.pq_group_factor;
@@ -197,13 +198,13 @@ Twin QuestTwin(const Json& json) {
 
 Twin RandomTwin(const Json& json) {
   SA_ASSIGN_OR_RETURN(const auto config, ConfigFromJson<RandomSamplingConfig>(json));
-  if (config.estimator == Estimator::kHub) return NoHubRule(config.kName);
+  if (config.estimator == Estimator::kHub) return NoHubDraws(config.kName, "estimator");
   return std::make_shared<cpu::RandomSampler>(config.sampling_rate);
 }
 
 Twin AdaptiveTwin(const Json& json) {
   SA_ASSIGN_OR_RETURN(const auto config, ConfigFromJson<AdaptiveSamplingConfig>(json));
-  if (config.estimator == Estimator::kHub) return NoHubRule(config.kName);
+  if (config.estimator == Estimator::kHub) return NoHubDraws(config.kName, "estimator");
   cpu::AdaptiveSamplerOptions options;
   options.base_rate = config.base_rate_sampling;
   options.epsilon = config.epsilon;
@@ -240,7 +241,11 @@ Twin CpuTwin(const Json& entry) {
   const auto twin = twins.find(type);
   if (twin != twins.end()) return twin->second(entry);
   SA_ASSIGN_OR_RETURN(const MaskerDescriptor* descriptor, FindMasker(type));
-  return NoEfficientForm(descriptor->name, "nobody wrote one");
+  return Unsupported(descriptor->name,
+                     absl::StrCat("it has kernels for ",
+                                  absl::StrJoin(twins, ", ", [](std::string* out, const auto& of) {
+                                    out->append(of.first);
+                                  })));
 }
 
 }  // namespace sparse_attention

@@ -69,8 +69,7 @@ absl::Status CheckSupported(const AttentionInputs& in) {
   };
   if (!in.q.device().is_cpu()) return error("tensors", "on the CPU", in.q.device().str());
   if (in.bias.has_value()) {
-    return error("inputs", "without an additive bias (left padding is given by its length)",
-                 DescribeTensor(*in.bias));
+    return error("inputs", "without an additive bias", DescribeTensor(*in.bias));
   }
   if (!in.causal && in.queries() > 1)
     return error("several queries", "to be causal", "causal false");

@@ -31,8 +31,7 @@
 
 namespace sparse_attention {
 
-// One layer of a batch of sequences: what Run keeps between steps, and the way to use the engine
-// without tensors. See cpu_layer.h.
+// What a layer is planned for.
 struct EfficientLayerOptions {
   cpu::LayerShape shape;
   int64_t sequences = 1;
@@ -46,7 +45,8 @@ class EfficientAttention {
   static absl::StatusOr<std::unique_ptr<const EfficientAttention>> Create(
       const PipelineConfig& config);
 
-  // Plans a layer. Unimplemented: what is required, supported and missing.
+  // Plans a layer for caches of one's own, contiguous or paged; Run does it by itself.
+  // Unimplemented: what is required and supported.
   absl::StatusOr<cpu::CpuLayer> Plan(const EfficientLayerOptions& options) const;
 
   // One step of layer `inputs.layer`: [batch, query heads, queries, value dim] in q's type; `lse`,

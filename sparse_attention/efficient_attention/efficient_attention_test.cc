@@ -139,13 +139,15 @@ TEST(EfficientAttention, RefusalsNameWhatIsMissing) {
   const auto error = [](const std::string& pipeline) {
     return EfficientFromJson(Parsed(pipeline)).status();
   };
-  EXPECT_THAT(error(R"({"maskers": [{"type": "sink", "sink_size": 4}, {"type": "snap_kv"}]})"),
-              StatusIs(absl::StatusCode::kUnimplemented,
-                       HasSubstr("pipeline.maskers[1]: snap_kv has no form in the efficient "
-                                 "engine")));
+  EXPECT_THAT(
+      error(R"({"maskers": [{"type": "sink", "sink_size": 4}, {"type": "snap_kv"}]})"),
+      StatusIs(absl::StatusCode::kUnimplemented,
+               HasSubstr("pipeline.maskers[1]: the efficient engine does not support snap_kv: "
+                         "it has kernels for adaptive_sampling, causal, ")));
   EXPECT_THAT(error(R"({"maskers": [{"type": "random_sampling", "sampling_rate": 0.1,
                                      "estimator": "hub"}]})"),
-              StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("estimator \"hub\"")));
+              StatusIs(absl::StatusCode::kUnimplemented,
+                       HasSubstr("random_sampling.estimator \"hub\": it draws")));
   EXPECT_THAT(error(R"({"maskers": [{"type": "random_sampling", "sampling_rate": 0.1},
                                     {"type": "sink", "sink_size": 4}]})"),
               StatusIs(absl::StatusCode::kUnimplemented,

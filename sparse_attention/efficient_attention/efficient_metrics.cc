@@ -1,5 +1,6 @@
 #include "sparse_attention/efficient_attention/efficient_metrics.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "sparse_attention/attention/masked_attention.h"
@@ -40,15 +41,21 @@ class StepLog {
 absl::Status LogEfficientStep(const AttentionInputs& in, const at::Tensor& out,
                               const StepCosts& costs, MetricSink* sink) {
   double selected = 0, visible = 0, rows_read = 0, rows_visible = 0, empty = 0;
-  const int64_t group = in.group_size();
+  const int64_t group = in.group_size(), queries = in.queries();
   for (size_t row = 0; row < costs.rows.size(); ++row) {
     const cpu::RowReport& report = costs.rows[row];
     selected += static_cast<double>(report.selected);
     visible += static_cast<double>(report.visible);
     empty += report.visible == 0 ? 1 : 0;
-    // Once for the heads of a group.
-    if (static_cast<int64_t>(row) / in.queries() % group != 0) continue;
-    rows_read += static_cast<double>(report.rows_read);
+    const int64_t head = static_cast<int64_t>(row) / queries % in.query_heads();
+    if (head % group != 0) continue;
+    // Once for the heads of a group. Where they follow different rules, at least what the one that
+    // reads most does.
+    int64_t most = 0;
+    for (int64_t h = 0; h < group; ++h) {
+      most = std::max(most, costs.rows[row + static_cast<size_t>(h * queries)].rows_read);
+    }
+    rows_read += static_cast<double>(most);
     rows_visible += static_cast<double>(report.visible);
   }
   StepLog log(in, sink);

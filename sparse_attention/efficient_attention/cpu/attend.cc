@@ -34,9 +34,6 @@ class BitmapAttention {
       ClearBits(bits[set], held.open_end(), (first_word_ + words_) * 64);
       bits_[set] = bits[set] + first_word_;
     }
-    if (sample_ != nullptr && sample_->weigher != nullptr) {
-      bias_ = item.arena.Take<float>(kListKeys * item.rows());
-    }
   }
 
   void Run() {
@@ -123,11 +120,7 @@ class BitmapAttention {
     list.keys = buffers_.keys;
     list.count = count;
     list.members = members ? buffers_.members : nullptr;
-    if (bias_ != nullptr) {
-      sample_->weigher->Bias(item_, buffers_.keys, count, bias_, kListKeys);
-      list.bias = bias_;
-      list.bias_stride = kListKeys;
-    } else if (sample_ != nullptr) {
+    if (sample_ != nullptr) {
       for (int r = 0; r < item_.rows(); ++r) list.row_bias[r] = sample_->bias[item_.set_of(r)];
     }
     item_.plan.attention.attend_list(item_.problem, list, item_.state);
@@ -138,7 +131,6 @@ class BitmapAttention {
   ListBuffers buffers_;
   uint64_t* bits_[kMostGroup] = {};
   int64_t first_word_, words_;
-  float* bias_ = nullptr;
 };
 
 void AttendRange(StepItem& item, int64_t begin, int64_t end) {
@@ -232,8 +224,7 @@ size_t AttendScratchBytes(const StepPlan& plan) {
   const LayerShape& shape = plan.shape;
   return Arena::Bytes<char>(kMaxRows * shape.dim * ElementBytes(shape.element)) +
          2 * Arena::Bytes<float>(kMaxRows) + Arena::Bytes<float>(kMaxRows * shape.value_dim) +
-         Arena::Bytes<uint32_t>(kListKeys) + Arena::Bytes<uint16_t>(kListKeys) +
-         Arena::Bytes<float>(kListKeys * shape.group());
+         Arena::Bytes<uint32_t>(kListKeys) + Arena::Bytes<uint16_t>(kListKeys);
 }
 
 }  // namespace sparse_attention::cpu

@@ -5,8 +5,11 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "sparse_attention/base/status.h"
 #include "sparse_attention/efficient_attention/cpu/top_k_selector.h"
 #include "sparse_attention/key_index/key_rows.h"
 
@@ -82,6 +85,18 @@ class CoveringIndex : public ScoredIndex {
  private:
   std::vector<int64_t> covered_;
 };
+
+// The index as a masker hands it out, or that there is no memory for `what` it holds.
+template <typename Index>
+absl::StatusOr<std::unique_ptr<KeyIndex>> IfAllocated(std::unique_ptr<Index> index,
+                                                      const StepPlan& plan, const char* what) {
+  if (!index->allocated() && plan.capacity > 0) {
+    return absl::ResourceExhaustedError(absl::StrCat("no memory for the ", what, " of ",
+                                                     plan.sequences, " sequences of ",
+                                                     plan.capacity, " keys"));
+  }
+  return index;
+}
 
 }  // namespace sparse_attention::cpu
 

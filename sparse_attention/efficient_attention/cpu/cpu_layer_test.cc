@@ -326,6 +326,27 @@ TEST(CpuLayer, HeadsOfAGroupMayFollowDifferentRules) {
   }
 }
 
+// Memory of a key and KV head is what docs/performance.md says.
+TEST(CpuLayer, IndexesTakeTheirBytes) {
+  const auto bytes_of_key = [](const std::string& name) {
+    for (const Method& method : Methods()) {
+      if (method.name != name) continue;
+      const LayerRun run(method, {1}, 0, 1, false);
+      return static_cast<double>(run.layer->IndexBytes()) / (kCapacity * kShape.kv_heads);
+    }
+    return -1.0;
+  };
+  EXPECT_EQ(bytes_of_key("oracle"), 0);
+  EXPECT_EQ(bytes_of_key("random"), 0);
+  // 2 * dim elements a page of 16 keys; as floats where they are quantised.
+  EXPECT_NEAR(bytes_of_key("quest"), 2 * 64 * 2 / 16.0, 0.1);
+  EXPECT_NEAR(bytes_of_key("quest4bits"), 2 * 64 * 4 / 16.0, 0.2);
+  EXPECT_EQ(bytes_of_key("socket"), 7 + 4);
+  // 2 codes, and a head's codebook of 2 x 16 centroids of 32 channels: once as it is, once as it is
+  // searched, 64 at a time with their lengths.
+  EXPECT_EQ(bytes_of_key("pq") * kCapacity, 2 * kCapacity + 4 * 2 * (16 * 32 + 64 * (32 + 1)));
+}
+
 TEST(CpuLayer, AnEmptyCacheGivesZeros) {
   LayerRun run(Methods()[2], {1}, 0, 2, false);
   run.Append(2);

@@ -37,25 +37,12 @@ struct StepPlan {
   int sets() const { return by_group ? 1 : shape.group(); }
 };
 
-struct StepItem;
-
-// Weights of sampled keys that differ from key to key.
-class KeyWeigher {
- public:
-  virtual ~KeyWeigher() = default;
-  // -log of the inclusion probability of keys[count] for each row: bias [rows, count], rows
-  // `stride` apart.
-  virtual void Bias(const StepItem& item, const uint32_t* keys, int64_t count, float* bias,
-                    int64_t stride) const = 0;
-};
-
 // Keys of a sample, beside those that are held.
 struct SampledKeys {
   // Bitmaps by set, as those of HeldKeys.
   uint64_t* bits[kMostGroup] = {};
   // Added to the logits of a set's sampled keys: -log of the inclusion probability.
   float bias[kMostGroup] = {};
-  const KeyWeigher* weigher = nullptr;  // if given, instead of `bias`
   bool any = false;
 };
 
@@ -92,8 +79,7 @@ struct StepItem {
   int set_of(int row) const { return plan.by_group ? 0 : row; }
 };
 
-// An index over the keys of all sequences and KV heads of one layer. Not for several threads at
-// once, but for Append of different sequences.
+// An index over the keys of all sequences and KV heads of one layer.
 class KeyIndex {
  public:
   virtual ~KeyIndex() = default;

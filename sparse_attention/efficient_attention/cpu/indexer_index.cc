@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <new>
+#include <utility>
 #include <vector>
 
 #include "sparse_attention/efficient_attention/cpu/covering_index.h"
@@ -139,10 +140,7 @@ absl::StatusOr<std::unique_ptr<KeyIndex>> LightningIndexerSelector::NewIndex(
     const StepPlan& plan) const {
   SA_ASSIGN_OR_RETURN(IndexerMatrices matrices, matrices_(plan.shape));
   auto index = std::make_unique<IndexerIndex>(plan, std::move(matrices));
-  if (!index->allocated() && plan.capacity > 0) {
-    return absl::ResourceExhaustedError("no memory for the indexer's vectors of the keys");
-  }
-  return index;
+  return IfAllocated(std::move(index), plan, "vectors");
 }
 
 }  // namespace sparse_attention::cpu

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <new>
+#include <utility>
 
 #include "sparse_attention/efficient_attention/cpu/covering_index.h"
 #include "sparse_attention/efficient_attention/cpu/row_reduce_of.h"
@@ -163,10 +164,7 @@ absl::StatusOr<std::unique_ptr<KeyIndex>> DoubleSparsitySelector::NewIndex(
     const StepPlan& plan) const {
   SA_ASSIGN_OR_RETURN(std::vector<int32_t> channels, channels_(plan.shape));
   auto index = std::make_unique<LabelIndex>(plan, label_bits_, std::move(channels));
-  if (!index->allocated() && plan.capacity > 0) {
-    return absl::ResourceExhaustedError("no memory for the labels of the keys");
-  }
-  return index;
+  return IfAllocated(std::move(index), plan, "labels");
 }
 
 }  // namespace sparse_attention::cpu

@@ -1,4 +1,4 @@
-// Scores that are sums of table look-ups by code: PQCache and Socket.
+// Scores that are sums of table look-ups by code, and what fills the tables: PQCache and Socket.
 #ifndef SPARSE_ATTENTION_EFFICIENT_ATTENTION_CPU_LOOKUP_SCORER_H_
 #define SPARSE_ATTENTION_EFFICIENT_ATTENTION_CPU_LOOKUP_SCORER_H_
 
@@ -7,6 +7,7 @@
 
 #include "sparse_attention/efficient_attention/cpu/top_k_selector.h"
 #include "sparse_attention/efficient_attention/kernels/cpu/score/table_lookup.h"
+#include "sparse_attention/key_index/row_product.h"
 
 namespace sparse_attention::cpu {
 
@@ -36,6 +37,25 @@ inline const ItemScorer* MakeLookupScorer(const LookupKernels& kernels, LookupPr
   }
   return new (arena.Take<LookupScorer>(1)) LookupScorer(kernels, problem);
 }
+// The query of a row as floats, [dim].
+inline void WidenQuery(const StepItem& item, int row, float* q) {
+  const LayerShape& shape = item.plan.shape;
+  RowProductKernelsFor(item.plan.isa)
+      .widen(static_cast<const char*>(item.problem.q) + row * item.problem.q_stride, shape.element,
+             shape.dim, q);
+}
+
+// For the few products that tables are filled from; in an order of its own.
+inline float DotProduct(const float* x, const float* y, int64_t n) {
+  float sums[8] = {};
+  int64_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    for (int64_t lane = 0; lane < 8; ++lane) sums[lane] += x[i + lane] * y[i + lane];
+  }
+  for (; i < n; ++i) sums[i % 8] += x[i] * y[i];
+  return ((sums[0] + sums[4]) + (sums[1] + sums[5])) + ((sums[2] + sums[6]) + (sums[3] + sums[7]));
+}
+
 inline size_t LookupScratchBytes(int64_t tables, int64_t bits) {
   return Arena::Bytes<LookupScorer>(1) + Arena::Bytes<float>(tables << bits);
 }

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "sparse_attention/base/philox.h"
 #include "sparse_attention/efficient_attention/cpu/covering_index.h"
 #include "sparse_attention/efficient_attention/cpu/lookup_scorer.h"
@@ -67,9 +67,7 @@ class PqIndex final : public CoveringIndex {
       ArenaScope scope(item.arena);
       float* const q = item.arena.Take<float>(shape_.dim);
       for (int row = 0; row < item.rows(); ++row) {
-        const void* const data =
-            static_cast<const char*>(item.problem.q) + row * item.problem.q_stride;
-        for (int64_t c = 0; c < shape_.dim; ++c) q[c] = ElementAt(data, shape_.element, c);
+        WidenQuery(item, row, q);
         for (int64_t s = 0; s < subvectors_; ++s) {
           FillTable(codebook, item.kv_head, s, q, tables + (row * subvectors_ + s) * clusters_);
         }
@@ -106,16 +104,7 @@ class PqIndex final : public CoveringIndex {
     const float* centroid =
         codebook.centroids.data() + (head * subvectors_ + subvector) * clusters_ * centroid_dim_;
     for (int64_t c = 0; c < clusters_; ++c, centroid += centroid_dim_) {
-      float sums[8] = {};
-      int64_t i = 0;
-      for (; i + 8 <= channels; i += 8) {
-        for (int64_t lane = 0; lane < 8; ++lane) {
-          sums[lane] += q[first + i + lane] * centroid[i + lane];
-        }
-      }
-      for (; i < channels; ++i) sums[i % 8] += q[first + i] * centroid[i];
-      table[c] =
-          ((sums[0] + sums[4]) + (sums[1] + sums[5])) + ((sums[2] + sums[6]) + (sums[3] + sums[7]));
+      table[c] = DotProduct(q + first, centroid, channels);
     }
   }
 
@@ -266,10 +255,7 @@ class PqIndex final : public CoveringIndex {
 
 absl::StatusOr<std::unique_ptr<KeyIndex>> PqCacheSelector::NewIndex(const StepPlan& plan) const {
   auto index = std::make_unique<PqIndex>(plan, options_);
-  if (!index->allocated() && plan.capacity > 0) {
-    return absl::ResourceExhaustedError("no memory for the codes of the keys");
-  }
-  return index;
+  return IfAllocated(std::move(index), plan, "codes");
 }
 
 }  // namespace sparse_attention::cpu

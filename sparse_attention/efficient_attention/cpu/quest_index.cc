@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <new>
+#include <utility>
 
 #include "sparse_attention/efficient_attention/cpu/covering_index.h"
 #include "sparse_attention/efficient_attention/cpu/row_reduce_of.h"
@@ -92,10 +93,7 @@ class PageIndex final : public CoveringIndex {
 
 absl::StatusOr<std::unique_ptr<KeyIndex>> QuestSelector::NewIndex(const StepPlan& plan) const {
   auto index = std::make_unique<PageIndex>(plan, page_size_, label_bits_);
-  if (!index->allocated() && plan.capacity > 0) {
-    return absl::ResourceExhaustedError("no memory for the bounds of pages");
-  }
-  return index;
+  return IfAllocated(std::move(index), plan, "bounds of pages");
 }
 
 size_t QuestSelector::ScratchBytes(const StepPlan& plan) const {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <new>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "sparse_attention/efficient_attention/cpu/covering_index.h"
@@ -175,10 +176,7 @@ absl::StatusOr<std::unique_ptr<KeyIndex>> HashAttentionSelector::NewIndex(
     return absl::UnimplementedError(absl::StrCat("the efficient engine supports signatures up to ",
                                                  kMaxSignatureBits, " bits, got ", index->bits()));
   }
-  if (!index->allocated() && plan.capacity > 0) {
-    return absl::ResourceExhaustedError("no memory for the signatures of the keys");
-  }
-  return index;
+  return IfAllocated(std::move(index), plan, "signatures");
 }
 
 }  // namespace sparse_attention::cpu

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "sparse_attention/efficient_attention/cpu/covering_index.h"
 #include "sparse_attention/efficient_attention/cpu/lookup_scorer.h"
@@ -25,6 +26,7 @@ class SocketIndex final : public CoveringIndex {
         capacity_(plan.capacity),
         isa_(plan.isa),
         kernels_(LookupKernelsFor(plan.isa)),
+        widen_(RowProductKernelsFor(plan.isa)),
         code_bytes_(CodeBytes(static_cast<int>(options.bits))),
         packed_(static_cast<size_t>(PackedPlaneFloats(tables_, bits_, plan.shape.dim))),
         codes_(static_cast<size_t>(plan.sequences * plan.shape.kv_heads * tables_ * plan.capacity *
@@ -54,9 +56,7 @@ class SocketIndex final : public CoveringIndex {
       ArenaScope scope(item.arena);
       float* const q = item.arena.Take<float>(shape_.dim);
       for (int row = 0; row < item.rows(); ++row) {
-        const void* const data =
-            static_cast<const char*>(item.problem.q) + row * item.problem.q_stride;
-        for (int64_t c = 0; c < shape_.dim; ++c) q[c] = ElementAt(data, shape_.element, c);
+        WidenQuery(item, row, q);
         for (int64_t t = 0; t < tables_; ++t) {
           FillTable(t, q, tables + (row * tables_ + t) * entries_);
         }
@@ -82,14 +82,7 @@ class SocketIndex final : public CoveringIndex {
     table[0] = 1;
     for (int64_t p = 0; p < bits_; ++p) {
       const float* const plane = planes_.data() + (t * bits_ + p) * shape_.dim;
-      float sums[8] = {};
-      int64_t i = 0;
-      for (; i + 8 <= shape_.dim; i += 8) {
-        for (int64_t lane = 0; lane < 8; ++lane) sums[lane] += q[i + lane] * plane[i + lane];
-      }
-      for (; i < shape_.dim; ++i) sums[i % 8] += q[i] * plane[i];
-      const float product =
-          ((sums[0] + sums[4]) + (sums[1] + sums[5])) + ((sums[2] + sums[6]) + (sums[3] + sums[7]));
+      const float product = DotProduct(q, plane, shape_.dim);
       const float a = std::tanh(product) * scale_;
       const float one = 1 / (1 + std::exp(-2 * a)), zero = 1 / (1 + std::exp(2 * a));
       // From the back, so that nothing is overwritten before it is read.
@@ -133,7 +126,7 @@ class SocketIndex final : public CoveringIndex {
     for (int64_t key = begin; key < end; ++key) {
       const char* const row = keys.Row(key);
       float* const to = rows + (key - begin) * shape_.dim;
-      for (int64_t c = 0; c < shape_.dim; ++c) to[c] = ElementAt(row, shape_.element, c);
+      widen_.widen(row, shape_.element, shape_.dim, to);
     }
     if (bits_ <= 8) {
       return HashRows(hash_, rows, end - begin, isa_, scratch,
@@ -171,6 +164,7 @@ class SocketIndex final : public CoveringIndex {
   const int64_t capacity_;
   const Isa isa_;
   const LookupKernels kernels_;
+  const RowProductKernels widen_;
   const int64_t code_bytes_;
   std::vector<float> packed_;
   HashPlanes hash_;
@@ -185,10 +179,7 @@ class SocketIndex final : public CoveringIndex {
 
 absl::StatusOr<std::unique_ptr<KeyIndex>> SocketSelector::NewIndex(const StepPlan& plan) const {
   auto index = std::make_unique<SocketIndex>(plan, options_);
-  if (!index->allocated() && plan.capacity > 0) {
-    return absl::ResourceExhaustedError("no memory for the hash tables of the keys");
-  }
-  return index;
+  return IfAllocated(std::move(index), plan, "hash tables");
 }
 
 }  // namespace sparse_attention::cpu

@@ -13,8 +13,7 @@
 
 namespace sparse_attention::cpu {
 
-constexpr int kMostGroup = 16;     // query heads that share a KV head
-constexpr int kMostQueries = 128;  // new queries of a step
+constexpr int kMostGroup = 16;  // query heads that share a KV head
 
 // What stays the same from step to step.
 struct LayerShape {
@@ -54,7 +53,7 @@ struct StepInputs {
   int64_t q_sequence_stride = 0;
   int64_t q_head_stride = 0;
   int64_t q_query_stride = 0;
-  int64_t queries = 1;  // of every sequence, in [1, kMostQueries]
+  int64_t queries = 1;  // of every sequence, >= 1
   std::span<const SequenceKv> sequences;
 
   float scale = 1;

@@ -45,14 +45,11 @@ struct BitmapKernels {
   // The number of set bits.
   int64_t (*count)(const uint64_t* words, int64_t num_words);
 
-  // inout &= ~drop. inout |= add.
+  // inout &= ~drop.
   void (*and_not)(const uint64_t* drop, int64_t num_words, uint64_t* inout);
-  void (*unite)(const uint64_t* add, int64_t num_words, uint64_t* inout);
 
   // The number of set bits below bit j.
   int64_t (*rank)(const uint64_t* words, int64_t j);
-  // The place of the set bit with `rank` set bits below it; -1 where there are no more than `rank`.
-  int64_t (*select)(const uint64_t* words, int64_t num_words, int64_t rank);
 
   // The set bits, ascending, each plus `base`; at most `capacity` of them are written. Returns how
   // many. out[capacity], of which what lies behind the returned number is arbitrary.

@@ -9,27 +9,12 @@ int64_t Count(const uint64_t* words, int64_t num_words) { return CountWords(word
 void AndNot(const uint64_t* drop, int64_t num_words, uint64_t* inout) {
   for (int64_t w = 0; w < num_words; ++w) inout[w] &= ~drop[w];
 }
-void Unite(const uint64_t* add, int64_t num_words, uint64_t* inout) {
-  for (int64_t w = 0; w < num_words; ++w) inout[w] |= add[w];
-}
 
 int64_t Rank(const uint64_t* words, int64_t j) {
   const int64_t whole = j >> 6;
   const int64_t below = Count(words, whole);
   const int part = static_cast<int>(j & 63);
   return part == 0 ? below : below + CountBits(words[whole] & LowMask(part));
-}
-
-int64_t Select(const uint64_t* words, int64_t num_words, int64_t rank) {
-  if (rank < 0) return -1;
-  for (int64_t w = 0; w < num_words; ++w) {
-    const int count = CountBits(words[w]);
-    if (rank < count) {
-      return w * 64 + LowestBit(words[w] & ~FirstBits(words[w], static_cast<int>(rank)));
-    }
-    rank -= count;
-  }
-  return -1;
 }
 
 // The places of the set bits of one word, ascending, at `places`, and with kMembers the bits of the
@@ -190,8 +175,6 @@ void Deposit(const uint64_t* bits, const uint64_t* mask, int64_t num_words, uint
 
 }  // namespace
 
-BitmapKernels MakeBitmapKernels() {
-  return {Count, AndNot, Unite, Rank, Select, ToList, UnionToList, Deposit};
-}
+BitmapKernels MakeBitmapKernels() { return {Count, AndNot, Rank, ToList, UnionToList, Deposit}; }
 
 }  // namespace sparse_attention::cpu::SA_ISA
