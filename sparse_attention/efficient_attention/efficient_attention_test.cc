@@ -8,6 +8,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "metric_logging/memory_sink.h"
 #include "sparse_attention/attention/numeric_law.h"
 #include "sparse_attention/attention/random_attention.h"
 #include "sparse_attention/attention/reference_attention.h"
@@ -132,6 +133,77 @@ TEST(EfficientAttention, TopKOfExactLogitsEqualsTheResearchEngine) {
     SA_ASSERT_OK_AND_ASSIGN(const AttentionResult expected, research->Run(in, &research_session));
     SA_ASSERT_OK_AND_ASSIGN(const EfficientResult result, RunEfficient(*efficient, in, &session));
     EXPECT_TRUE(result.mask.ToDense().equal(VisibleWeights(in, expected.mask)));
+  }
+}
+
+// Both engines tell a sink the same of a step.
+TEST(EfficientAttention, LogsWhatTheResearchEngineLogs) {
+  const char* const pipelines[] = {
+      R"({"maskers": [{"type": "sink", "sink_size": 5}, {"type": "local", "window_size": 7}]})",
+      R"({"maskers": [{"type": "local", "window_size": 7},
+                      {"type": "oracle_top_k", "heavy_size": 0.1}]})",
+      R"({"selection": "kv_group",
+          "maskers": [{"type": "quest_top_k", "heavy_size": 40, "page_size": 8}]})",
+      R"({"maskers": [{"type": "sink", "sink_size": 5},
+                      {"type": "adaptive_sampling", "base_rate_sampling": 0.1, "epsilon": 0.3,
+                       "delta": 0.2, "init_offset": 5, "local_offset": 3}]})",
+      R"({"layers": [{"layers": "0-", "heads": "0-3", "maskers": [{"type": "sink", "sink_size": 9}]},
+                     {"layers": "0-", "heads": "4-",
+                      "maskers": [{"type": "oracle_top_k", "heavy_size": 30}]}]})",
+      R"({"maskers": []})",
+  };
+  RandomTensors random(11);
+  AttentionInputs in;
+  in.q = random.Normal({2, 8, 3, 32}).round();
+  in.k = random.Normal({2, 2, 300, 32}).round();
+  in.v = random.Normal({2, 2, 300, 32});
+  in.scale = 0.5;  // with whole numbers: logits are exact in both engines
+  in.causal = true;
+  for (const char* pipeline : pipelines) {
+    SCOPED_TRACE(pipeline);
+    SA_ASSERT_OK_AND_ASSIGN(const auto research, ResearchFromJson(Parsed(pipeline)));
+    SA_ASSERT_OK_AND_ASSIGN(const auto efficient, EfficientFromJson(Parsed(pipeline)));
+    AttentionSession research_session, session;
+    MemorySink expected, sink;
+    SA_ASSERT_OK(research->Run(in, &research_session, &expected));
+    SA_ASSERT_OK(efficient->Run(in, &session, &sink));
+    for (const Metric* metric : AllMetrics()) {
+      SCOPED_TRACE(std::string(metric->name));
+      const std::vector<double> wanted = expected.Values(*metric), got = sink.Values(*metric);
+      ASSERT_EQ(got.size(), wanted.size());
+      for (size_t i = 0; i < got.size(); ++i) {
+        // The research engine looks at all logits for one that could break the promise.
+        if (metric == &kGuaranteeMetFraction) {
+          EXPECT_GE(got[i], wanted[i]);
+        } else if (metric == &kGuaranteeUnknownFraction) {
+          EXPECT_LE(got[i], wanted[i]);
+        } else {
+          EXPECT_NEAR(got[i], wanted[i], 1e-5);
+        }
+      }
+    }
+  }
+}
+
+// Heads of one group that follow different rules read their keys rule by rule.
+TEST(EfficientAttention, TheRowsOfAGroupAreAtLeastThoseOfItsBusiestHead) {
+  RandomTensors random(12);
+  AttentionInputs in;
+  in.q = random.Normal({1, 2, 1, 32});
+  in.k = random.Normal({1, 1, 200, 32});
+  in.v = random.Normal({1, 1, 200, 32});
+  for (const char* heads : {"0", "1"}) {
+    const Json pipeline = {{"layers",
+                            {{{"layers", "0-"},
+                              {"heads", heads},
+                              {"maskers", {{{"type", "sink"}, {"sink_size", 20}}}}},
+                             {{"layers", "0-"}, {"dense", true}}}}};
+    SA_ASSERT_OK_AND_ASSIGN(const auto efficient, EfficientFromJson(pipeline));
+    AttentionSession session;
+    MemorySink sink;
+    SA_ASSERT_OK(efficient->Run(in, &session, &sink));
+    EXPECT_THAT(sink.Values(kKvRowsFraction), ::testing::ElementsAre(1));
+    EXPECT_THAT(sink.Values(kResearchAttentionDensity), ::testing::ElementsAre(0.55));
   }
 }
 

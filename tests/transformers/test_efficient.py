@@ -59,6 +59,6 @@ def test_left_padding() -> None:
 
 
 def test_what_has_no_kernels_is_refused_with_its_path() -> None:
-    with pytest.raises(NotImplementedError, match=r"pipeline.maskers\[0\]: snap_kv has no form"):
+    with pytest.raises(NotImplementedError, match=r"pipeline.maskers\[0\]: the efficient engine does not support snap_kv"):
         with sah.sparse(tiny_model("llama"), {"type": "efficient", "maskers": [{"type": "snap_kv"}]}):
             pass

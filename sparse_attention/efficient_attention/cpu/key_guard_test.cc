@@ -48,6 +48,17 @@ TEST(KeyGuard, ACutWithAnotherContinuationIsFoundToThePosition) {
   EXPECT_EQ(guard.Update(rows.view(), 930), 930);
 }
 
+// As where a generated token is replaced by another.
+TEST(KeyGuard, OneOfTheLatestKeysIsEnough) {
+  for (int64_t back : {1, 2, 30, 64}) {
+    Rows rows(1000);
+    KeyGuard guard(1000, 10);
+    guard.Update(rows.view(), 930);
+    rows.data[(930 - back) * 10] ^= 1;
+    EXPECT_EQ(guard.Update(rows.view(), 930), 930 - back);
+  }
+}
+
 TEST(KeyGuard, EveryByteOfALatestRowCounts) {
   for (int64_t bytes : {1, 7, 8, 9, 64, 100}) {
     for (int64_t byte = 0; byte < bytes; ++byte) {
