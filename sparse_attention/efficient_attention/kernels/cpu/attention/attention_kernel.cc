@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 
 #include "sparse_attention/efficient_attention/kernels/cpu/attention/attention.h"
 #include "sparse_attention/efficient_attention/kernels/cpu/attention/attention_tile.h"
@@ -31,10 +32,14 @@ struct Segment {
   const float* logits = nullptr;
   int64_t logits_stride = 0;
 
+  // Every row attends to every key, by its logit alone.
+  bool plain() const {
+    return members == nullptr && bias == nullptr && row_bias == nullptr && row_begin == nullptr;
+  }
   int64_t Key(int64_t i) const { return keys != nullptr ? keys[i] : begin + i; }
 };
 
-// The rows of a segment in memory: addresses of this tile and the next three, and how far ahead and
+// The rows of a segment in memory: addresses of this tile and the next ones, and how far ahead and
 // how much to ask for.
 class Rows {
  public:
@@ -45,21 +50,23 @@ class Rows {
           static_cast<uintptr_t>(view.page_stride)) &
          63) == 0;
     lines_ = static_cast<int>((row_bytes + 63) / 64) + (aligned ? 0 : 1);
-    // What is read in order comes by itself after a while; single rows take longer.
-    distance_ = (segment.keys == nullptr ? 6144 : 12288) / row_bytes;
+    // Keys and values of a tile are read in turn, so in the second level there must be room for
+    // more than a tile; the first level is small, and what is read in order comes by itself.
+    const int64_t bytes = !near_ ? 32768 : segment.keys == nullptr ? 6144 : 5120;
+    constexpr int64_t kFarthest = Addresses::kTilesAhead * kTile;
+    distance_ = bytes / row_bytes;
     distance_ = distance_ > kFarthest ? kFarthest : distance_ < 4 ? 4 : distance_;
     for (int64_t first = 0; first < kFarthest; first += kTile) Fill(first);
-    for (int i = 0; i < distance_; ++i) PrefetchRow(addresses_.at(i), 0, lines_);
+    const int64_t at_once = distance_ < segment.count ? distance_ : segment.count;
+    for (int64_t i = 0; i < at_once; ++i) PrefetchRow(addresses_.at(i), 0, lines_, near_);
   }
 
   // Before the tile that begins at key `first` of the segment.
-  SA_INLINE void Advance(int64_t first) { Fill(first + kFarthest); }
+  SA_INLINE void Advance(int64_t first) { Fill(first + Addresses::kTilesAhead * kTile); }
   const Addresses& addresses() const { return addresses_; }
-  Ahead At(int64_t first) const { return {first + distance_, lines_}; }
+  Ahead At(int64_t first) const { return {first + distance_, lines_, near_}; }
 
  private:
-  static constexpr int64_t kFarthest = 3 * kTile;
-
   // Behind the end stands the last row again.
   SA_INLINE void Fill(int64_t first) {
     for (int64_t i = first; i < first + kTile; ++i) {
@@ -71,34 +78,57 @@ class Rows {
   const RowView view_;
   const Segment& segment_;
   Addresses addresses_;
+  const bool near_ = PrefersNearPrefetch();
   int64_t distance_;
   int lines_;
 };
 
+template <typename T, int kRows>
+SA_INLINE void DotPartOf(const Query<T>& query, const AttentionProblem& problem, int first_row,
+                         const Rows& keys, int64_t first, Ahead ahead, F32 (*x)[kTileVectors],
+                         int part) {
+  const Addresses& rows = keys.addresses();
+#if defined(SA_AVX512_BF16)
+  if constexpr (kRows == 4 && std::is_same_v<T, BFloat16>) {
+    if (problem.dim == 128) {
+      return DotPartOfFour<8>(query, first_row, rows, first, ahead, x, part);
+    }
+    if (problem.dim == 64) {
+      return DotPartOfFour<4>(query, first_row, rows, first, ahead, x, part);
+    }
+  }
+#endif
+  if (kRows == 4 && problem.dim == 4 * kChunk) {
+    DotPart<T, kRows, 4>(query, first_row, problem.dim, rows, first, ahead, x, part);
+  } else {
+    DotPart<T, kRows, 0>(query, first_row, problem.dim, rows, first, ahead, x, part);
+  }
+}
+
+// The logits of the first n keys of a tile, and of what fills their last part.
 template <typename T>
 SA_INLINE void DotRows(const Query<T>& query, const AttentionProblem& problem, const Rows& keys,
-                       int64_t first, F32 (*x)[kTileVectors]) {
-  Ahead ahead = keys.At(first);
-  const Addresses& rows = keys.addresses();
-  for (int r = 0; r < problem.rows; r += kRowBlock) {
-    const int left = problem.rows - r;
-    if (left >= 4) {
-      if (problem.dim == 4 * kChunk) {
-        DotTile<T, 4, 4>(query, r, problem.dim, rows, first, ahead, x);
+                       int64_t first, int n, F32 (*x)[kTileVectors]) {
+  const int parts = (n + kPart - 1) / kPart;
+  for (int part = 0; part < parts; ++part) {
+    const int64_t key = first + part * kPart;
+    Ahead ahead = keys.At(key);
+    for (int r = 0; r < problem.rows; r += kRowBlock) {
+      const int left = problem.rows - r;
+      if (left >= 4) {
+        DotPartOf<T, 4>(query, problem, r, keys, key, ahead, x, part);
+      } else if (left == 3) {
+        DotPartOf<T, 3>(query, problem, r, keys, key, ahead, x, part);
+      } else if (left == 2) {
+        DotPartOf<T, 2>(query, problem, r, keys, key, ahead, x, part);
       } else {
-        DotTile<T, 4, 0>(query, r, problem.dim, rows, first, ahead, x);
+        DotPartOf<T, 1>(query, problem, r, keys, key, ahead, x, part);
       }
-    } else if (left == 3) {
-      DotTile<T, 3, 0>(query, r, problem.dim, rows, first, ahead, x);
-    } else if (left == 2) {
-      DotTile<T, 2, 0>(query, r, problem.dim, rows, first, ahead, x);
-    } else {
-      DotTile<T, 1, 0>(query, r, problem.dim, rows, first, ahead, x);
+      ahead.lines = 0;  // asked for once
     }
-    ahead.lines = 0;  // asked for once
   }
   for (int r = 0; r < problem.rows; ++r) {
-    for (int i = 0; i < kTileVectors; ++i) {
+    for (int i = 0; i < parts * kPartVectors; ++i) {
       x[r][i] *= problem.scale;
       if (problem.softcap > 0) x[r][i] = Tanh(x[r][i] / problem.softcap) * problem.softcap;
     }
@@ -134,15 +164,16 @@ SA_INLINE I32 LaneIndex() {
 }
 
 // Adds the biases to the logits of a tile with n keys, and makes them -infinity where the row does
-// not attend.
+// not attend. Vectors without keys are left alone.
 SA_INLINE void Restrict(const Segment& segment, int rows, int64_t first, int n,
                         F32 (*x)[kTileVectors]) {
+  if (n == kTile && segment.plain()) return;
   uint16_t members[kTile] = {};
   if (segment.members != nullptr) {
     std::memcpy(members, segment.members + first, sizeof(uint16_t) * static_cast<size_t>(n));
   }
-  for (int i = 0; i < kTileVectors; ++i) {
-    const int lanes = n - i * kLanes < 0 ? 0 : n - i * kLanes < kLanes ? n - i * kLanes : kLanes;
+  for (int i = 0; i * kLanes < n; ++i) {
+    const int lanes = n - i * kLanes < kLanes ? n - i * kLanes : kLanes;
     const I32 lane = LaneIndex();
     U16Half half;
     std::memcpy(&half, members + i * kLanes, sizeof(half));
@@ -190,21 +221,31 @@ SA_INLINE void Clear(int rows, int value_dim, Local& local) {
   }
 }
 
-// The tile's logits become weights exp(x - max), and `decay` what the sums so far are worth.
-SA_INLINE void Weigh(int rows, const F32 (*x)[kTileVectors], Local& local, float (*weights)[kTile],
-                     float* decay) {
+// The logits of a tile with n keys become weights exp(x - max), and `decay` what the sums so far
+// are worth.
+SA_INLINE void Weigh(int rows, int n, const F32 (*x)[kTileVectors], Local& local,
+                     float (*weights)[kTile], float* decay) {
+  const int vectors = (n + kLanes - 1) / kLanes;
+  // For all rows at once, and without branches: maxima change at random.
+  constexpr int kRowVectors = kMaxRows / kLanes;
+  float base[kMaxRows] = {}, shift[kMaxRows] = {};
   for (int r = 0; r < rows; ++r) {
     F32 most = x[r][0];
-    for (int i = 1; i < kTileVectors; ++i) most = Max(most, x[r][i]);
+    for (int i = 1; i < vectors; ++i) most = Max(most, x[r][i]);
     const float tile_max = MaxLanes(most);
     const float before = local.max[r];
     const float max = tile_max > before ? tile_max : before;
-    const float base = max == -kInfinity ? 0 : max;
-    decay[r] = before == max ? 1.0f : Exp(Set(before - base))[0];
+    base[r] = max == -kInfinity ? 0 : max;
+    shift[r] = before == max ? 0 : before - base[r];  // of two infinite maxima too
     local.max[r] = max;
+  }
+  for (int i = 0; i < kRowVectors; ++i) {
+    if (i * kLanes < rows) Store(Exp(Load(shift + i * kLanes)), decay + i * kLanes);
+  }
+  for (int r = 0; r < rows; ++r) {
     F32 sum = local.sum[r] * decay[r];
-    for (int i = 0; i < kTileVectors; ++i) {
-      const F32 weight = Exp(x[r][i] - base);
+    for (int i = 0; i < vectors; ++i) {
+      const F32 weight = Exp(x[r][i] - base[r]);
       sum += weight;
       Store(weight, weights[r] + i * kLanes);
     }
@@ -294,11 +335,9 @@ SA_INLINE void KnownLogits(const Segment& segment, int rows, int64_t first, int 
                            F32 (*x)[kTileVectors]) {
   for (int r = 0; r < rows; ++r) {
     const float* logits = segment.logits + r * segment.logits_stride + first;
-    for (int i = 0; i < kTileVectors; ++i) {
+    for (int i = 0; i * kLanes < n; ++i) {
       const int count = n - i * kLanes;
-      x[r][i] = count >= kLanes ? Load(logits + i * kLanes)
-                : count > 0     ? LoadFirst(logits + i * kLanes, count)
-                                : F32{};
+      x[r][i] = count >= kLanes ? Load(logits + i * kLanes) : LoadFirst(logits + i * kLanes, count);
     }
   }
 }
@@ -321,11 +360,11 @@ __attribute__((noinline)) void RepeatRow(const AttentionProblem& problem, const 
                             .keys = segment.keys == nullptr ? nullptr : segment.keys + first};
       Rows keys(problem.k, tile, problem.dim * static_cast<int64_t>(sizeof(T)));
       keys.Advance(0);
-      DotRows<T>(query, problem, keys, 0, x);
+      DotRows<T>(query, problem, keys, 0, n, x);
     }
     Restrict(segment, problem.rows, first, n, x);
     float logits[kMaxRows][kTile];
-    for (int i = 0; i < kTileVectors; ++i) Store(x[r][i], logits[r] + i * kLanes);
+    for (int i = 0; i * kLanes < n; ++i) Store(x[r][i], logits[r] + i * kLanes);
     AttendCarefully<T>(problem, segment, r, first, first + n, logits, max, sum, out);
   }
 }
@@ -374,13 +413,13 @@ void Attend(const AttentionProblem& problem, const Segment& segment, const Runni
         KnownLogits<T>(segment, problem.rows, first, n, x);
       } else {
         keys.Advance(first);
-        DotRows<T>(query, problem, keys, first, x);
+        DotRows<T>(query, problem, keys, first, n, x);
       }
       values.Advance(first);
       Restrict(segment, problem.rows, first, n, x);
       alignas(64) float weights[kMaxRows][kTile];
       float decay[kMaxRows];
-      Weigh(problem.rows, x, local, weights, decay);
+      Weigh(problem.rows, n, x, local, weights, decay);
       AccumulateRows<T>(problem, values, first, n, weights, decay, local.out);
     }
     Flush<T>(problem, segment, query, begin, end, local, state);
@@ -397,16 +436,15 @@ void Logits(const AttentionProblem& problem, const Segment& segment, float* out,
   for (int64_t first = 0; first < segment.count; first += kTile) {
     keys.Advance(first);
     F32 x[kMaxRows][kTileVectors];
-    DotRows<T>(query, problem, keys, first, x);
-    const int64_t left = segment.count - first;
+    const int n = static_cast<int>(segment.count - first < kTile ? segment.count - first : kTile);
+    DotRows<T>(query, problem, keys, first, n, x);
     for (int r = 0; r < problem.rows; ++r) {
-      for (int i = 0; i < kTileVectors; ++i) {
+      for (int i = 0; i * kLanes < n; ++i) {
         float* to = out + r * out_stride + first + i * kLanes;
-        const int64_t count = left - i * kLanes;
-        if (count >= kLanes) {
+        if (n - i * kLanes >= kLanes) {
           Store(x[r][i], to);
-        } else if (count > 0) {
-          StoreFirst(x[r][i], to, static_cast<int>(count));
+        } else {
+          StoreFirst(x[r][i], to, n - i * kLanes);
         }
       }
     }

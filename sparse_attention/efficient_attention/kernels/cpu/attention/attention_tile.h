@@ -1,4 +1,4 @@
-// The arithmetic of attention over a tile of 16 keys. Only for attention_kernel.cc.
+// The arithmetic of attention over a tile of 64 keys. Only for attention_kernel.cc.
 #ifndef SPARSE_ATTENTION_EFFICIENT_ATTENTION_KERNELS_CPU_ATTENTION_ATTENTION_TILE_H_
 #define SPARSE_ATTENTION_EFFICIENT_ATTENTION_KERNELS_CPU_ATTENTION_ATTENTION_TILE_H_
 
@@ -13,7 +13,12 @@
 namespace sparse_attention::cpu::SA_ISA {
 namespace {
 
-constexpr int kTile = 16;
+// Products are taken for a part of 16 keys at a time. Weights and sums of values are for a whole
+// tile, so that what is done once a tile (maxima, bringing sums to memory) costs little a key, and
+// the values of a tile still fit the first level of the cache.
+constexpr int kPart = 16;
+constexpr int kPartVectors = kPart / kLanes;
+constexpr int kTile = 4 * kPart;
 constexpr int kTileVectors = kTile / kLanes;
 constexpr int kRowBlock = 4;  // rows that share one load of a key or value
 
@@ -95,6 +100,10 @@ struct Product<BFloat16> {
 template <typename T>
 struct Query {
   typename Product<T>::Operand rows[kMaxRows][kMaxChunks];
+#if defined(SA_AVX512_BF16)
+  // For DotPartOfFour: 16 elements of each of two rows side by side, [rows / 2, dim / 16].
+  __m512i pairs[std::is_same_v<T, BFloat16> ? kMaxRows / 2 : 1][kMaxDim / 16];
+#endif
 };
 
 template <typename T>
@@ -105,6 +114,13 @@ SA_INLINE void LoadQuery(const AttentionProblem& problem, Query<T>& query) {
         reinterpret_cast<const T*>(static_cast<const char*>(problem.q) + r * problem.q_stride);
     for (int c = 0; c < whole; ++c) query.rows[r][c] = Product<T>::Whole(q + c * kChunk);
     if (rest > 0) query.rows[r][whole] = Product<T>::First(q + whole * kChunk, rest);
+#if defined(SA_AVX512_BF16)
+    if constexpr (std::is_same_v<T, BFloat16>) {
+      for (int c = 0; c < problem.dim / 16; ++c) {
+        std::memcpy(reinterpret_cast<char*>(&query.pairs[r / 2][c]) + r % 2 * 32, q + c * 16, 32);
+      }
+    }
+#endif
   }
 }
 
@@ -129,9 +145,10 @@ SA_INLINE F32 SumEach(const F32* x) {
   }
 }
 
-// Addresses of rows, for the tile at hand and those that are asked for ahead.
+// Addresses of rows, for the tile at hand and those whose rows are asked for ahead.
 struct Addresses {
-  static constexpr int kSize = 64;
+  static constexpr int kTilesAhead = 2;
+  static constexpr int kSize = 4 * kTile;  // a power of 2
   const char* rows[kSize];
   const char* at(int64_t i) const { return rows[i & (kSize - 1)]; }
 };
@@ -140,18 +157,33 @@ struct Addresses {
 struct Ahead {
   int64_t first = 0;  // the tile's own first key, plus distance
   int lines = 0;      // cache lines of a row; 0: ask for nothing
+  bool near = false;  // into the first level of the cache (PrefersNearPrefetch, isa.h)
 };
 
-// Into the second level: with requests for the first one, its few miss buffers are what limits.
-SA_INLINE void PrefetchRow(const char* row, int first_line, int last_line) {
-  for (int line = first_line; line < last_line; ++line) PrefetchL2(row + 64 * line);
+SA_INLINE void PrefetchRow(const char* row, int first_line, int last_line, bool near) {
+  if (near) {
+    for (int line = first_line; line < last_line; ++line) PrefetchL1(row + 64 * line);
+  } else {
+    for (int line = first_line; line < last_line; ++line) PrefetchL2(row + 64 * line);
+  }
+}
+// Lines [kFirst, kFirst + kLines) of a row, and what it has beyond them where it is not aligned.
+template <int kLines>
+SA_INLINE void PrefetchLines(const char* row, int first_line, Ahead ahead, bool last) {
+  if (ahead.lines == 0) return;
+  if (ahead.near) {
+    for (int line = 0; line < kLines; ++line) PrefetchL1(row + 64 * (first_line + line));
+  } else {
+    for (int line = 0; line < kLines; ++line) PrefetchL2(row + 64 * (first_line + line));
+  }
+  if (last) PrefetchRow(row, first_line + kLines, ahead.lines, ahead.near);
 }
 
-// x[r] = q[r] . k over the tile's keys, for kRows rows. kFixed: the number of chunks where it is
+// x[r] = q[r] . k over a part of a tile, for kRows rows. kFixed: the number of chunks where it is
 // known and the last is whole, or 0.
 template <typename T, int kRows, int kFixed>
-SA_INLINE void DotTile(const Query<T>& query, int first_row, int dim, const Addresses& keys,
-                       int64_t first_key, Ahead ahead, F32 (*x)[kTileVectors]) {
+SA_INLINE void DotPart(const Query<T>& query, int first_row, int dim, const Addresses& keys,
+                       int64_t first_key, Ahead ahead, F32 (*x)[kTileVectors], int part) {
   using P = Product<T>;
   // With q in registers a key at a time; otherwise each load of q serves several keys.
   constexpr bool kHoldQuery = kFixed > 0 && sizeof(typename P::Operand) * kFixed * kRows <= 16 * 64;
@@ -164,13 +196,18 @@ SA_INLINE void DotTile(const Query<T>& query, int first_row, int dim, const Addr
       for (int c = 0; c < kFixed; ++c) held[r][c] = query.rows[first_row + r][c];
     }
   }
-  F32 sums[kRows][kTile];
-  for (int key = 0; key < kTile; key += kKeys) {
+  F32 sums[kRows][kPart];
+  for (int key = 0; key < kPart; key += kKeys) {
     const T* k[kKeys];
     F32 sum[kKeys][kRows] = {};
     for (int j = 0; j < kKeys; ++j) {
       k[j] = reinterpret_cast<const T*>(keys.at(first_key + key + j));
-      PrefetchRow(keys.at(ahead.first + key + j), 0, ahead.lines);
+      const char* next = keys.at(ahead.first + key + j);
+      if constexpr (kFixed > 0) {
+        PrefetchLines<kFixed * kChunk* static_cast<int>(sizeof(T)) / 64>(next, 0, ahead, true);
+      } else {
+        PrefetchRow(next, 0, ahead.lines, ahead.near);
+      }
     }
     for (int c = 0; c < whole; ++c) {
       typename P::Operand chunk[kKeys];
@@ -193,15 +230,74 @@ SA_INLINE void DotTile(const Query<T>& query, int first_row, int dim, const Addr
     }
   }
   for (int r = 0; r < kRows; ++r) {
-    for (int i = 0; i < kTileVectors; ++i) x[first_row + r][i] = SumEach(sums[r] + i * kLanes);
+    for (int i = 0; i < kPartVectors; ++i) {
+      x[first_row + r][part * kPartVectors + i] = SumEach(sums[r] + i * kLanes);
+    }
   }
 }
 
+#if defined(SA_AVX512_BF16)
+// Lanes of each block of four: the sums over that block of a, b, c and d.
+SA_INLINE __m512 SumBlocks(__m512 a, __m512 b, __m512 c, __m512 d) {
+  const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+  const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+  return _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xEE));
+}
+// Blocks: even ones of a, then of b, plus the odd ones behind each.
+SA_INLINE __m512 SumBlockPairs(__m512 a, __m512 b) {
+  return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xDD));
+}
+
+// The same for four rows of bf16 and 16 * kSteps elements: two rows share a vector of sums, so that
+// a key leaves two vectors to be added up in place of four.
+template <int kSteps>
+SA_INLINE void DotPartOfFour(const Query<BFloat16>& query, int first_row, const Addresses& keys,
+                             int64_t first_key, Ahead ahead, F32 (*x)[kTileVectors], int part) {
+  constexpr int kKeys = 4;  // sums enough to hide the latency of a product
+  __m512bh q[2][kSteps];
+  for (int pair = 0; pair < 2; ++pair) {
+    for (int c = 0; c < kSteps; ++c) {
+      q[pair][c] = reinterpret_cast<__m512bh>(query.pairs[first_row / 2 + pair][c]);
+    }
+  }
+  __m512 four[2][kPart / kKeys];  // of four keys: two blocks for either row
+  for (int key = 0; key < kPart; key += kKeys) {
+    const __m256i* k[kKeys];
+    __m512 sum[2][kKeys];
+    for (int j = 0; j < kKeys; ++j) {
+      k[j] = reinterpret_cast<const __m256i*>(keys.at(first_key + key + j));
+      sum[0][j] = sum[1][j] = _mm512_setzero_ps();
+      PrefetchLines<kSteps * 32 / 64>(keys.at(ahead.first + key + j), 0, ahead, true);
+    }
+    for (int c = 0; c < kSteps; ++c) {
+      for (int j = 0; j < kKeys; ++j) {
+        const __m512bh twice =
+            reinterpret_cast<__m512bh>(_mm512_broadcast_i64x4(_mm256_loadu_si256(k[j] + c)));
+        for (int pair = 0; pair < 2; ++pair) {
+          sum[pair][j] = _mm512_dpbf16_ps(sum[pair][j], twice, q[pair][c]);
+        }
+      }
+    }
+    for (int pair = 0; pair < 2; ++pair) {
+      four[pair][key / kKeys] = SumBlocks(sum[pair][0], sum[pair][1], sum[pair][2], sum[pair][3]);
+    }
+  }
+  for (int pair = 0; pair < 2; ++pair) {
+    const __m512 low = SumBlockPairs(four[pair][0], four[pair][1]);
+    const __m512 high = SumBlockPairs(four[pair][2], four[pair][3]);
+    const int row = first_row + 2 * pair;
+    x[row][part] = reinterpret_cast<F32>(_mm512_shuffle_f32x4(low, high, 0x88));
+    x[row + 1][part] = reinterpret_cast<F32>(_mm512_shuffle_f32x4(low, high, 0xDD));
+  }
+}
+#endif
+
 // out[r] = decay[r] out[r] + sum over the tile's first n keys of weight[r] v, for kRows rows and
-// kChunks chunks from `chunk` on; `rest` > 0: the last of them has so many elements.
+// kChunks chunks from `chunk` on; `rest` > 0: the last of them has so many elements. `last`: no
+// chunks follow.
 template <typename T, int kRows, int kChunks>
 SA_INLINE void AccumulateChunks(const Addresses& values, int64_t first_key, int n, Ahead ahead,
-                                int chunk, int rest, const float (*weights)[kTile],
+                                int chunk, int rest, bool last, const float (*weights)[kTile],
                                 const float* decay, float (*out)[kMaxDim]) {
   // -0 is what adding to changes nothing: with one key, -0 stays -0.
   Chunk sum[kRows][kChunks];
@@ -209,12 +305,15 @@ SA_INLINE void AccumulateChunks(const Addresses& values, int64_t first_key, int 
     for (int c = 0; c < kChunks; ++c) sum[r][c] = {Set(-0.0f), Set(-0.0f)};
   }
   constexpr int kBytes = kChunk * static_cast<int>(sizeof(T));
-  const int first_line = (chunk * kBytes + 63) / 64;
-  const int end_line = ((chunk + kChunks) * kBytes + 63) / 64;
-  const int last_line = end_line < ahead.lines ? end_line : ahead.lines;
   for (int key = 0; key < n; ++key) {
     const T* v = reinterpret_cast<const T*>(values.at(first_key + key)) + chunk * kChunk;
-    PrefetchRow(values.at(ahead.first + key), first_line, last_line);
+    const char* next = values.at(ahead.first + key);
+    if constexpr (kBytes % 64 == 0) {
+      PrefetchLines<kChunks * kBytes / 64>(next, chunk * (kBytes / 64), ahead, last);
+    } else {
+      PrefetchRow(next, (chunk * kBytes + 63) / 64,
+                  last ? ahead.lines : ((chunk + kChunks) * kBytes + 63) / 64, ahead.near);
+    }
     F32 weight[kRows];
     for (int r = 0; r < kRows; ++r) weight[r] = Set(weights[r][key]);
     for (int c = 0; c < kChunks; ++c) {
@@ -245,13 +344,17 @@ SA_INLINE void AccumulateTile(const Addresses& values, int64_t first_key, int n,
   const int whole = value_dim / kChunk, rest = value_dim % kChunk;
   int chunk = 0;
   for (; chunk + kChunks <= whole; chunk += kChunks) {
-    AccumulateChunks<T, kRows, kChunks>(values, first_key, n, ahead, chunk, 0, weights, decay, out);
+    const bool last = (chunk + kChunks) * kChunk >= value_dim;
+    AccumulateChunks<T, kRows, kChunks>(values, first_key, n, ahead, chunk, 0, last, weights, decay,
+                                        out);
   }
   for (; chunk < whole; ++chunk) {
-    AccumulateChunks<T, kRows, 1>(values, first_key, n, ahead, chunk, 0, weights, decay, out);
+    const bool last = (chunk + 1) * kChunk >= value_dim;
+    AccumulateChunks<T, kRows, 1>(values, first_key, n, ahead, chunk, 0, last, weights, decay, out);
   }
   if (rest > 0) {
-    AccumulateChunks<T, kRows, 1>(values, first_key, n, ahead, chunk, rest, weights, decay, out);
+    AccumulateChunks<T, kRows, 1>(values, first_key, n, ahead, chunk, rest, true, weights, decay,
+                                  out);
   }
 }
 

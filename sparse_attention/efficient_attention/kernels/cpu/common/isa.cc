@@ -5,6 +5,10 @@
 #include <string_view>
 #include <vector>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace sparse_attention::cpu {
 namespace {
 
@@ -47,6 +51,19 @@ Isa Choose() {
   std::exit(2);
 }
 
+bool DetectNearPrefetch() {
+#if defined(__x86_64__)
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (__get_cpuid(0, &eax, &ebx, &ecx, &edx) == 0) return true;
+  const bool amd = ebx == signature_AMD_ebx && ecx == signature_AMD_ecx;
+  if (!amd || __get_cpuid(1, &eax, &ebx, &ecx, &edx) == 0) return true;
+  const unsigned base = eax >> 8 & 0xF, extended = eax >> 20 & 0xFF;
+  return base + (base == 0xF ? extended : 0) > 0x19;  // 0x17 and 0x19 are Zen 1 to 4
+#else
+  return true;
+#endif
+}
+
 }  // namespace
 
 const char* IsaName(Isa isa) {
@@ -75,6 +92,11 @@ std::span<const Isa> SupportedIsas() {
 Isa BestIsa() {
   static const Isa best = Choose();
   return best;
+}
+
+bool PrefersNearPrefetch() {
+  static const bool near = DetectNearPrefetch();
+  return near;
 }
 
 }  // namespace sparse_attention::cpu

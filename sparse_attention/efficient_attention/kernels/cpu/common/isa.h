@@ -26,6 +26,12 @@ std::span<const Isa> SupportedIsas();
 // unknown or not supported here ends the process with a message.
 Isa BestIsa();
 
+// Whether rows that are asked for ahead should go into the first level of the cache. AMD's Zen 4
+// and earlier have too few miss buffers there: the second level gives 1.25 to 1.4 times the
+// bandwidth. Zen 5 is faster through the first. Measured on both; others are taken to be like
+// Zen 5.
+bool PrefersNearPrefetch();
+
 }  // namespace sparse_attention::cpu
 
 // The table of a kernel's variants: SA_CHOOSE_ISA(isa, MakeKernels) is

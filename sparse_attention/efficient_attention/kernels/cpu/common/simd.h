@@ -173,6 +173,20 @@ SA_INLINE F32 MulAdd(F32 a, F32 b, F32 c) {
 SA_INLINE F32 Max(F32 a, F32 b) { return a > b ? a : b; }
 SA_INLINE F32 Min(F32 a, F32 b) { return a < b ? a : b; }
 
+// x, but at least `least` and at most `most`; NaN stays NaN.
+SA_INLINE F32 Clamp(F32 x, float least, float most) {
+#if defined(SA_AVX512)
+  // Of a NaN these give the second operand.
+  const __m512 above = _mm512_max_ps(_mm512_set1_ps(least), reinterpret_cast<__m512>(x));
+  return reinterpret_cast<F32>(_mm512_min_ps(_mm512_set1_ps(most), above));
+#elif defined(SA_AVX2)
+  const __m256 above = _mm256_max_ps(_mm256_set1_ps(least), reinterpret_cast<__m256>(x));
+  return reinterpret_cast<F32>(_mm256_min_ps(_mm256_set1_ps(most), above));
+#else
+  return x < least ? Set(least) : (x > most ? Set(most) : x);
+#endif
+}
+
 // Sums and maxima over lanes, always in the same order.
 SA_INLINE float SumLanes(F32 x) {
 #if defined(SA_AVX512)
@@ -206,7 +220,7 @@ SA_INLINE float MaxLanes(F32 x) {
 // minimax polynomial of Cephes' expf.
 SA_INLINE F32 Exp(F32 x) {
   constexpr float kLeast = -87.33654f;
-  const F32 bounded = x < kLeast ? Set(kLeast) : (x > 88.0f ? Set(88.0f) : x);
+  const F32 bounded = Clamp(x, kLeast, 88.0f);
   // The nearest whole number, by the rounding of an addition.
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23
   const F32 shifted = MulAdd(bounded, Set(1.44269504f), Set(kRound));
@@ -220,9 +234,16 @@ SA_INLINE F32 Exp(F32 x) {
   p = MulAdd(p, r, Set(1.6666665459e-1f));
   p = MulAdd(p, r, Set(5.0000001201e-1f));
   p = MulAdd(p * r, r, r + 1.0f);
+#if defined(SA_AVX512)
+  const __mmask16 counts =
+      _mm512_cmp_ps_mask(reinterpret_cast<__m512>(x), _mm512_set1_ps(kLeast), _CMP_NLT_UQ);
+  return reinterpret_cast<F32>(
+      _mm512_maskz_scalef_ps(counts, reinterpret_cast<__m512>(p), reinterpret_cast<__m512>(whole)));
+#else
   const U32 power = (reinterpret_cast<U32>(shifted) << 23);  // 2^whole as an exponent's addend
   const F32 result = reinterpret_cast<F32>(reinterpret_cast<U32>(p) + power);
   return x != x ? x : (x < kLeast ? F32{} : result);
+#endif
 }
 
 // Asks for the line of `p`. In assembly: GCC 12 drops __builtin_prefetch from some inlined loops.
