@@ -86,8 +86,29 @@ _MASKER_DEPS = [
     "@python_env//:torch",
 ]
 
-def sa_masker(name, deps = [], test_deps = [], test_size = "medium", srcs = []):
-    """One method: x.h, x.cc and x_test.cc. sa_all_maskers in the same folder collects it."""
+_CONFIG_DEPS = [
+    "//sparse_attention/base:status",
+    "//sparse_attention/config:budget",
+    "//sparse_attention/config:enum_names",
+    "//sparse_attention/config:field",
+    "@system//:absl_strings",
+]
+
+def sa_masker(name, deps = [], config_deps = [], test_deps = [], test_size = "medium", srcs = []):
+    """One method: x.h, x.cc and x_test.cc. sa_all_maskers in the same folder collects it.
+
+    A config that something without LibTorch reads is in a header of its own, x_config.h (and x_config.cc).
+    """
+    config_hdrs = native.glob([name + "_config.h"])
+    if config_hdrs:
+        sa_cc_library(
+            name = name + "_config",
+            srcs = native.glob([name + "_config.cc"]),
+            hdrs = config_hdrs,
+            tags = ["masker_config"],
+            deps = _CONFIG_DEPS + config_deps,
+        )
+        deps = [":" + name + "_config"] + deps
     sa_cc_library(
         name = name,
         srcs = [name + ".cc"] + srcs,
@@ -109,9 +130,16 @@ def sa_masker(name, deps = [], test_deps = [], test_size = "medium", srcs = []):
 
 def sa_all_maskers(name):
     """A library of every sa_masker above it in the same BUILD file."""
+    _collect(name, "masker")
+
+def sa_all_masker_configs(name):
+    """A library of the configs, as far as they are free of LibTorch, of every sa_masker above it."""
+    _collect(name, "masker_config")
+
+def _collect(name, tag):
     sa_cc_library(
         name = name,
-        deps = [":" + r["name"] for r in native.existing_rules().values() if "masker" in r["tags"]],
+        deps = [":" + r["name"] for r in native.existing_rules().values() if tag in r["tags"]],
     )
 
 _AVX2 = ["-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2", "-mlzcnt", "-mpopcnt"]

@@ -15,6 +15,7 @@
 #include "python/core/status_error.h"
 #include "sparse_attention/config/enum_names.h"
 #include "sparse_attention/config/pipeline_config.h"
+#include "sparse_attention/key_index/tensor_array.h"
 #include "sparse_attention/research_attention/maskers/fixed/hash_attention_top_k.h"
 #include "sparse_attention/research_attention/maskers/masker.h"
 #include "sparse_attention/research_attention/maskers/registry.h"
@@ -143,15 +144,20 @@ void BindMaskers(py::module_& module) {
   module.def(
       "hash_attention_masker",
       [](const std::string& json, const std::string& activation,
-         HashAttentionWeights::TensorsOfLayers layers, uint64_t seed, const std::string& selection,
-         const std::string& group_reduce) -> std::unique_ptr<Masker> {
+         const std::map<int64_t, std::map<std::string, at::Tensor>>& layers, uint64_t seed,
+         const std::string& selection, const std::string& group_reduce) -> std::unique_ptr<Masker> {
+        HashAttentionWeights::ArraysOfLayers arrays;
+        for (const auto& [layer, tensors] : layers) {
+          auto& of_layer = arrays[layer];
+          for (const auto& [name, tensor] : tensors) of_layer.emplace(name, ArrayOf(tensor));
+        }
         const auto config =
             ValueOrThrow(ConfigFromJson<HashAttentionTopKConfig>(ValueOrThrow(ParseJson(json))));
         return std::make_unique<HashAttentionTopK>(
             config, OptionsOf(seed, selection, group_reduce),
-            ValueOrThrow(HashAttentionWeights::FromTensors(
+            ValueOrThrow(HashAttentionWeights::FromArrays(
                 "hat_weights", EnumOrThrow<Activation>(activation, "hat_mlp_activation"),
-                std::move(layers))));
+                std::move(arrays))));
       },
       py::arg("json"), py::arg("activation"), py::arg("layers"), py::kw_only(),
       py::arg("seed") = 42, py::arg("selection") = "query_head", py::arg("group_reduce") = "max",

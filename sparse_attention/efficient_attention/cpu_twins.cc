@@ -1,5 +1,6 @@
 #include "sparse_attention/efficient_attention/cpu_twins.h"
 
+#include <algorithm>
 #include <map>
 #include <string>
 #include <utility>
@@ -18,20 +19,20 @@
 #include "sparse_attention/efficient_attention/cpu/signature_index.h"
 #include "sparse_attention/efficient_attention/cpu/socket_index.h"
 #include "sparse_attention/efficient_attention/cpu/top_p_selector.h"
-#include "sparse_attention/research_attention/maskers/fixed/causal.h"
-#include "sparse_attention/research_attention/maskers/fixed/double_sparsity_top_k.h"
-#include "sparse_attention/research_attention/maskers/fixed/hash_attention_top_k.h"
-#include "sparse_attention/research_attention/maskers/fixed/lightning_indexer.h"
-#include "sparse_attention/research_attention/maskers/fixed/local.h"
-#include "sparse_attention/research_attention/maskers/fixed/oracle_top_k.h"
-#include "sparse_attention/research_attention/maskers/fixed/oracle_top_p.h"
-#include "sparse_attention/research_attention/maskers/fixed/pq_cache.h"
-#include "sparse_attention/research_attention/maskers/fixed/quest_top_k.h"
-#include "sparse_attention/research_attention/maskers/fixed/sink.h"
-#include "sparse_attention/research_attention/maskers/fixed/socket_top_k.h"
-#include "sparse_attention/research_attention/maskers/registry.h"
-#include "sparse_attention/research_attention/maskers/sampling/adaptive_sampling.h"
-#include "sparse_attention/research_attention/maskers/sampling/random_sampling.h"
+#include "sparse_attention/key_index/socket_planes.h"
+#include "sparse_attention/research_attention/maskers/fixed/causal_config.h"
+#include "sparse_attention/research_attention/maskers/fixed/double_sparsity_top_k_config.h"
+#include "sparse_attention/research_attention/maskers/fixed/hash_attention_top_k_config.h"
+#include "sparse_attention/research_attention/maskers/fixed/lightning_indexer_config.h"
+#include "sparse_attention/research_attention/maskers/fixed/local_config.h"
+#include "sparse_attention/research_attention/maskers/fixed/oracle_top_k_config.h"
+#include "sparse_attention/research_attention/maskers/fixed/oracle_top_p_config.h"
+#include "sparse_attention/research_attention/maskers/fixed/pq_cache_config.h"
+#include "sparse_attention/research_attention/maskers/fixed/quest_top_k_config.h"
+#include "sparse_attention/research_attention/maskers/fixed/sink_config.h"
+#include "sparse_attention/research_attention/maskers/fixed/socket_top_k_config.h"
+#include "sparse_attention/research_attention/maskers/sampling/adaptive_sampling_config.h"
+#include "sparse_attention/research_attention/maskers/sampling/random_sampling_config.h"
 
 namespace sparse_attention {
 namespace {
@@ -43,6 +44,9 @@ absl::Status Unsupported(absl::string_view required, absl::string_view missing) 
   return absl::UnimplementedError(absl::StrCat("the efficient engine does not support ", required,
                                                ": ", missing, "; \"type\": \"research\" runs it"));
 }
+
+// More than a plan may have: larger numbers mean the same, and sums of them stay numbers.
+constexpr int64_t kMostKeys = int64_t{1} << 31;
 
 absl::Status NoHubDraws(absl::string_view masker, absl::string_view field) {
   return Unsupported(absl::StrCat(masker, ".", field, " \"hub\""),
@@ -79,61 +83,50 @@ Twin OracleTopPTwin(const Json& json) {
   return std::make_shared<cpu::TopPSelector>(options);
 }
 
-// The MLPs of a layer as plain pointers into the tensors of `weights`.
-absl::StatusOr<cpu::SignatureMlps> MlpsOf(std::shared_ptr<const HashAttentionWeights> weights,
-                                          const cpu::LayerShape& shape) {
+std::vector<cpu::MlpLinear> LinearsOf(const MlpWeights& mlp) {
+  std::vector<cpu::MlpLinear> linears;
+  for (const LinearWeights& linear : mlp.linears) {
+    linears.push_back({linear.weight.values.data(), linear.bias.values.data(),
+                       linear.weight.size(1), linear.weight.size(2)});
+  }
+  return linears;
+}
+
+absl::StatusOr<cpu::SignatureMlps> MlpsOf(
+    const std::shared_ptr<const HashAttentionWeights>& weights, const cpu::LayerShape& shape) {
   SA_ASSIGN_OR_RETURN(const HashAttentionLayer* layer,
                       weights->Layer(shape.layer, shape.query_heads, shape.kv_heads, shape.dim));
-  struct Owner {
-    std::vector<at::Tensor> tensors;
-  };
-  auto owner = std::make_shared<Owner>();
-  const auto view = [&](const HeadMlp& mlp) {
-    std::vector<cpu::MlpLinear> linears;
-    for (const HeadLinear& linear : mlp.linears) {
-      const at::Tensor weight = linear.weight.contiguous(), bias = linear.bias.contiguous();
-      owner->tensors.push_back(weight);
-      owner->tensors.push_back(bias);
-      linears.push_back({weight.const_data_ptr<float>(), bias.const_data_ptr<float>(),
-                         weight.size(1), weight.size(2)});
-    }
-    return linears;
-  };
   cpu::SignatureMlps mlps;
-  mlps.query = view(layer->query);
-  mlps.key = view(layer->key);
+  mlps.query = LinearsOf(layer->query);
+  mlps.key = LinearsOf(layer->key);
   mlps.key_heads = layer->key.heads();
-  mlps.activation = static_cast<cpu::RowActivation>(weights->activation());
-  mlps.owner = owner;
+  mlps.activation = weights->activation();
+  mlps.owner = weights;
   return mlps;
 }
-static_assert(static_cast<int>(Activation::kRelu) == static_cast<int>(cpu::RowActivation::kRelu));
-static_assert(static_cast<int>(Activation::kSilu) == static_cast<int>(cpu::RowActivation::kSilu));
-static_assert(static_cast<int>(Activation::kGelu) == static_cast<int>(cpu::RowActivation::kGelu));
-static_assert(static_cast<int>(Activation::kTanh) == static_cast<int>(cpu::RowActivation::kTanh));
 
 Twin HashAttentionTwin(const Json& json) {
-  // Whatever is wrong with the entry or its file, the research engine's masker says.
-  SA_RETURN_IF_ERROR(MaskerFromJson(json, {}).status());
   SA_ASSIGN_OR_RETURN(const auto config, ConfigFromJson<HashAttentionTopKConfig>(json));
-  SA_ASSIGN_OR_RETURN(const auto weights, HashAttentionWeights::Load(config.hat_weight_file));
+  SA_ASSIGN_OR_RETURN(const auto weights, LoadWeights(config));
   return std::make_shared<cpu::HashAttentionSelector>(
       cpu::TopKRule{.heavy_size = config.heavy_size},
       [weights](const cpu::LayerShape& shape) { return MlpsOf(weights, shape); });
 }
 
 Twin DoubleSparsityTwin(const Json& json) {
-  SA_RETURN_IF_ERROR(MaskerFromJson(json, {}).status());
   SA_ASSIGN_OR_RETURN(const auto config, ConfigFromJson<DoubleSparsityTopKConfig>(json));
-  SA_ASSIGN_OR_RETURN(ChannelFile read, ReadChannelFile(config.sorted_channel_file));
+  SA_ASSIGN_OR_RETURN(ChannelFile read, LoadChannels(config));
   const auto file = std::make_shared<const ChannelFile>(std::move(read));
   const auto channels =
       [file, config](const cpu::LayerShape& shape) -> absl::StatusOr<std::vector<int32_t>> {
-    const absl::StatusOr<at::Tensor> lists =
+    const absl::StatusOr<ChannelLists> lists =
         DoubleSparsityChannels(*file, config, shape.layer, shape.query_heads, shape.dim);
     if (!lists.ok()) return Annotate(lists.status(), config.kName);
-    const int64_t* const data = lists->const_data_ptr<int64_t>();
-    return std::vector<int32_t>(data, data + lists->numel());
+    std::vector<int32_t> channels;
+    for (const std::vector<int64_t>& list : *lists) {
+      channels.insert(channels.end(), list.begin(), list.end());
+    }
+    return channels;
   };
   return std::make_shared<cpu::DoubleSparsitySelector>(config.heavy_size, config.label_bits,
                                                        channels);
@@ -141,35 +134,33 @@ Twin DoubleSparsityTwin(const Json& json) {
 
 Twin SocketTwin(const Json& json) {
   SA_ASSIGN_OR_RETURN(const auto config, ConfigFromJson<SocketTopKConfig>(json));
+  constexpr int64_t kMostTables = 4096;
+  if (config.L > kMostTables) {
+    return Unsupported(absl::StrCat(config.kName, ".L ", config.L),
+                       absl::StrCat("it has room for ", kMostTables, " tables"));
+  }
   cpu::SocketOptions options;
   options.bits = config.K;
   options.tables = config.L;
   options.tau = config.tau;
-  options.planes = [config](int64_t dim) {
-    const at::Tensor planes = SocketPlanes(config.L, config.K, dim).contiguous();
-    const float* const data = planes.const_data_ptr<float>();
-    return std::vector<float>(data, data + planes.numel());
-  };
+  options.planes = [config](int64_t dim) { return SocketPlanes(config.L, config.K, dim).values; };
   return std::make_shared<cpu::SocketSelector>(config.heavy_size, std::move(options));
 }
 
 Twin LightningIndexerTwin(const Json& json) {
-  SA_RETURN_IF_ERROR(MaskerFromJson(json, {}).status());
   SA_ASSIGN_OR_RETURN(const auto config, ConfigFromJson<LightningIndexerConfig>(json));
-  SA_ASSIGN_OR_RETURN(const auto weights, IndexerWeights::Load(config.weight_file));
+  SA_ASSIGN_OR_RETURN(const auto weights, LoadWeights(config));
   const auto matrices =
       [weights](const cpu::LayerShape& shape) -> absl::StatusOr<cpu::IndexerMatrices> {
-    SA_ASSIGN_OR_RETURN(const IndexerLayer* layer,
+    SA_ASSIGN_OR_RETURN(const IndexerLayerWeights* layer,
                         weights->Layer(shape.layer, shape.query_heads, shape.kv_heads, shape.dim));
-    const auto owner = std::make_shared<const IndexerLayer>(
-        IndexerLayer{layer->query.contiguous(), layer->key.contiguous(), layer->gate.contiguous()});
     cpu::IndexerMatrices result;
-    result.heads = owner->query.size(0);
-    result.width = owner->width();
-    result.query = owner->query.const_data_ptr<float>();
-    result.key = owner->key.const_data_ptr<float>();
-    result.gate = owner->gate.const_data_ptr<float>();
-    result.owner = owner;
+    result.heads = layer->heads();
+    result.width = layer->width();
+    result.query = layer->query.values.data();
+    result.key = layer->key.values.data();
+    result.gate = layer->gate.values.data();
+    result.owner = weights;
     return result;
   };
   return std::make_shared<cpu::LightningIndexerSelector>(config.heavy_size, matrices);
@@ -184,7 +175,7 @@ Twin PqCacheTwin(const Json& json) {
   options.subvectors = config.pq_group_factor;
   options.bits = config.pq_bits;
   options.iterations = config.kmeans_iter;
-  options.offset = config.init_offset;
+  options.offset = std::min(config.init_offset, kMostKeys);
   options.inner_product = config.metric == PqMetric::kInnerProduct;
   options.seed = config.seed;
   return std::make_shared<cpu::PqCacheSelector>(config.heavy_size, options);
@@ -192,8 +183,8 @@ Twin PqCacheTwin(const Json& json) {
 
 Twin QuestTwin(const Json& json) {
   SA_ASSIGN_OR_RETURN(const auto config, ConfigFromJson<QuestTopKConfig>(json));
-  return std::make_shared<cpu::QuestSelector>(config.heavy_size, config.page_size,
-                                              config.label_bits);
+  return std::make_shared<cpu::QuestSelector>(
+      config.heavy_size, std::min(config.page_size, kMostKeys), config.label_bits);
 }
 
 Twin RandomTwin(const Json& json) {
@@ -215,10 +206,8 @@ Twin AdaptiveTwin(const Json& json) {
   return std::make_shared<cpu::AdaptiveSampler>(options);
 }
 
-}  // namespace
-
-Twin CpuTwin(const Json& entry) {
-  static const std::map<std::string, Twin (*)(const Json&)> twins = {
+const std::map<std::string, Twin (*)(const Json&)>& Twins() {
+  static const auto* const twins = new std::map<std::string, Twin (*)(const Json&)>{
       {SinkConfig::kName, &SinkTwin},
       {LocalConfig::kName, &LocalTwin},
       {CausalConfig::kName, &CausalTwin},
@@ -233,19 +222,47 @@ Twin CpuTwin(const Json& entry) {
       {RandomSamplingConfig::kName, &RandomTwin},
       {AdaptiveSamplingConfig::kName, &AdaptiveTwin},
   };
+  return *twins;
+}
+
+std::string TwinNames() {
+  return absl::StrJoin(Twins(), ", ",
+                       [](std::string* out, const auto& twin) { out->append(twin.first); });
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> MaskerTypeOf(const Json& entry) {
   if (!entry.is_object() || !entry.contains("type") || !entry["type"].is_string()) {
     return absl::InvalidArgumentError(absl::StrCat(
         "a masker must be an object with a string \"type\", got ", JsonExcerpt(entry)));
   }
-  const std::string type = entry["type"].get<std::string>();
-  const auto twin = twins.find(type);
-  if (twin != twins.end()) return twin->second(entry);
-  SA_ASSIGN_OR_RETURN(const MaskerDescriptor* descriptor, FindMasker(type));
-  return Unsupported(descriptor->name,
-                     absl::StrCat("it has kernels for ",
-                                  absl::StrJoin(twins, ", ", [](std::string* out, const auto& of) {
-                                    out->append(of.first);
-                                  })));
+  return entry["type"].get<std::string>();
+}
+
+bool HasCpuTwin(const std::string& type) { return Twins().contains(type); }
+
+absl::Status NoCpuTwin(absl::string_view type) {
+  return Unsupported(type, absl::StrCat("it has kernels for ", TwinNames()));
+}
+
+Twin CpuTwin(const Json& entry) {
+  SA_ASSIGN_OR_RETURN(const std::string type, MaskerTypeOf(entry));
+  const auto twin = Twins().find(type);
+  if (twin != Twins().end()) return twin->second(entry);
+  std::vector<std::string> names;
+  for (const auto& [name, make] : Twins()) names.push_back(name);
+  return absl::NotFoundError(absl::StrCat("the efficient engine has no masker \"", type,
+                                          "\" (did you mean \"", NearestName(type, names),
+                                          "\"? it has kernels for ", TwinNames(), ")"));
+}
+
+bool IsCpuSampler(absl::string_view type) {
+  return type == RandomSamplingConfig::kName || type == AdaptiveSamplingConfig::kName;
+}
+
+bool IsCpuOracle(absl::string_view type) {
+  return type == OracleTopKConfig::kName || type == OracleTopPConfig::kName;
 }
 
 }  // namespace sparse_attention

@@ -154,85 +154,19 @@ class EfficientAttention::LayerState : public LayerMemory {
 
 absl::StatusOr<std::unique_ptr<const EfficientAttention>> EfficientAttention::Create(
     const PipelineConfig& config) {
-  if (config.type != EngineType::kEfficient) {
-    return absl::InvalidArgumentError(
-        "pipeline.type must be \"efficient\" for the efficient engine, got \"research\"");
-  }
-  std::unique_ptr<EfficientAttention> attention(new EfficientAttention(config));
-  for (size_t rule = 0; rule < config.rules.size(); ++rule) {
-    cpu::MaskerChain chain;
-    std::string sampler;
-    for (size_t i = 0; i < config.rules[rule].maskers.size(); ++i) {
-      const Json& entry = config.rules[rule].maskers[i];
-      const std::string path = MaskerPath(config, rule, i);
-      auto twin = CpuTwin(entry);
-      if (!twin.ok()) return Annotate(twin.status(), path);
-      SA_ASSIGN_OR_RETURN(const MaskerDescriptor* descriptor,
-                          FindMasker(entry["type"].get<std::string>()));
-      if (!sampler.empty()) {
-        return absl::UnimplementedError(absl::StrCat(
-            path, ": in the efficient engine nothing may follow a sampling masker, got ",
-            descriptor->name, " behind ", sampler));
-      }
-      if (descriptor->kind == MaskerKind::kSampling) sampler = descriptor->name;
-      if (descriptor->scoring_reads == ScoringReads::kAllKeys) attention->is_oracle_ = true;
-      chain.push_back(*std::move(twin));
-    }
-    attention->chains_.push_back(std::move(chain));
-  }
-  return attention;
-}
-
-cpu::LayerPipeline EfficientAttention::PipelineOf(int64_t layer, int64_t query_heads) const {
-  cpu::LayerPipeline pipeline;
-  std::vector<int> chain_of_rule(config_.rules.size(), -1);
-  for (int64_t head = 0; head < query_heads; ++head) {
-    const PipelineRule* rule = config_.RuleFor(layer, head);
-    if (rule == nullptr || rule->dense()) {
-      pipeline.chain_of_head.push_back(cpu::LayerPipeline::kDense);
-      continue;
-    }
-    const size_t index = static_cast<size_t>(rule - config_.rules.data());
-    if (chain_of_rule[index] < 0) {
-      chain_of_rule[index] = static_cast<int>(pipeline.chains.size());
-      pipeline.chains.push_back(chains_[index]);
-    }
-    pipeline.chain_of_head.push_back(chain_of_rule[index]);
-  }
-  return pipeline;
+  // Of maskers without a CPU form, the registry knows which exist.
+  SA_RETURN_IF_ERROR(ForEachMasker(config, [](const Json& entry) -> absl::Status {
+    SA_ASSIGN_OR_RETURN(const std::string type, MaskerTypeOf(entry));
+    if (HasCpuTwin(type)) return absl::OkStatus();
+    SA_RETURN_IF_ERROR(FindMasker(type).status());
+    return NoCpuTwin(type);
+  }));
+  SA_ASSIGN_OR_RETURN(CpuPipeline pipeline, CpuPipeline::Create(config));
+  return std::unique_ptr<const EfficientAttention>(new EfficientAttention(std::move(pipeline)));
 }
 
 bool EfficientAttention::IsDense(int64_t layer, int64_t query_heads) const {
-  return PipelineOf(layer, query_heads).chains.empty();
-}
-
-absl::StatusOr<cpu::CpuLayer> EfficientAttention::Plan(const EfficientLayerOptions& options) const {
-  const cpu::LayerShape& shape = options.shape;
-  const auto limit = [](absl::string_view what, int64_t most, int64_t got) {
-    return absl::UnimplementedError(
-        absl::StrCat("the efficient engine supports ", what, " from 1 to ", most, ", got ", got));
-  };
-  if (shape.dim < 1 || shape.dim > cpu::kMaxDim) return limit("a dim", cpu::kMaxDim, shape.dim);
-  if (shape.value_dim < 1 || shape.value_dim > cpu::kMaxDim) {
-    return limit("a value dim", cpu::kMaxDim, shape.value_dim);
-  }
-  constexpr int64_t kMostKeys = (int64_t{1} << 31) - 1;
-  if (options.capacity < 0 || options.capacity > kMostKeys) {
-    return limit("a number of keys", kMostKeys, options.capacity);
-  }
-  cpu::StepPlan plan;
-  plan.shape = shape;
-  plan.sequences = options.sequences;
-  plan.capacity = options.capacity;
-  plan.seed = config_.seed;
-  plan.by_group = config_.selection == Selection::kKvGroup;
-  plan.reduce = config_.group_reduce == GroupReduce::kMax    ? cpu::StepPlan::Reduce::kMax
-                : config_.group_reduce == GroupReduce::kMean ? cpu::StepPlan::Reduce::kMean
-                                                             : cpu::StepPlan::Reduce::kSum;
-  plan.isa = cpu::BestIsa();
-  plan.attention = cpu::AttentionKernelsFor(plan.isa);
-  plan.bitmap = cpu::BitmapKernelsFor(plan.isa);
-  return cpu::CpuLayer::Create(plan, PipelineOf(shape.layer, shape.query_heads));
+  return pipeline_.PipelineOf(layer, query_heads).chains.empty();
 }
 
 absl::StatusOr<EfficientAttention::LayerState*> EfficientAttention::Update(
@@ -252,7 +186,7 @@ absl::StatusOr<EfficientAttention::LayerState*> EfficientAttention::Update(
   if (state == nullptr || !state->Fits(options)) {
     // Room for what is appended, so that a plan is made again only after the keys have doubled.
     options.capacity = std::max(kLeastCapacity, 2 * in.keys());
-    SA_ASSIGN_OR_RETURN(cpu::CpuLayer layer, Plan(options));
+    SA_ASSIGN_OR_RETURN(cpu::CpuLayer layer, pipeline_.Plan(options));
     memory = std::make_unique<LayerState>(options, std::move(layer));
     state = static_cast<LayerState*>(memory.get());
   }

@@ -20,23 +20,17 @@
 
 #include <cstdint>
 #include <memory>
-#include <vector>
+#include <utility>
 
 #include "metric_logging/metric_sink.h"
 #include "sparse_attention/attention/attention_inputs.h"
 #include "sparse_attention/base/status.h"
 #include "sparse_attention/config/pipeline_config.h"
 #include "sparse_attention/efficient_attention/cpu/cpu_layer.h"
+#include "sparse_attention/efficient_attention/cpu_pipeline.h"
 #include "sparse_attention/research_attention/attention_session.h"
 
 namespace sparse_attention {
-
-// What a layer is planned for.
-struct EfficientLayerOptions {
-  cpu::LayerShape shape;
-  int64_t sequences = 1;
-  int64_t capacity = 0;  // keys of a sequence
-};
 
 class EfficientAttention {
  public:
@@ -47,7 +41,9 @@ class EfficientAttention {
 
   // Plans a layer for caches of one's own, contiguous or paged; Run does it by itself.
   // Unimplemented: what is required and supported.
-  absl::StatusOr<cpu::CpuLayer> Plan(const EfficientLayerOptions& options) const;
+  absl::StatusOr<cpu::CpuLayer> Plan(const EfficientLayerOptions& options) const {
+    return pipeline_.Plan(options);
+  }
 
   // One step of layer `inputs.layer`: [batch, query heads, queries, value dim] in q's type; `lse`,
   // if given, receives float32 [batch, query heads, queries]. The session remembers the keys: those
@@ -65,21 +61,18 @@ class EfficientAttention {
   // No query head of the layer has a masker.
   bool IsDense(int64_t layer, int64_t query_heads) const;
   // True where a masker of the pipeline reads every key to choose among them.
-  bool IsOracle() const { return is_oracle_; }
+  bool IsOracle() const { return pipeline_.is_oracle(); }
 
-  const PipelineConfig& config() const { return config_; }
+  const PipelineConfig& config() const { return pipeline_.config(); }
 
  private:
   class LayerState;
 
-  explicit EfficientAttention(const PipelineConfig& config) : config_(config) {}
-  cpu::LayerPipeline PipelineOf(int64_t layer, int64_t query_heads) const;
+  explicit EfficientAttention(CpuPipeline pipeline) : pipeline_(std::move(pipeline)) {}
   absl::StatusOr<LayerState*> Update(const AttentionInputs& inputs,
                                      AttentionSession* session) const;
 
-  PipelineConfig config_;
-  std::vector<cpu::MaskerChain> chains_;  // by rule; empty: dense
-  bool is_oracle_ = false;
+  CpuPipeline pipeline_;
 };
 
 }  // namespace sparse_attention

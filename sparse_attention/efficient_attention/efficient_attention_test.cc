@@ -15,7 +15,9 @@
 #include "sparse_attention/base/random_tensors.h"
 #include "sparse_attention/base/status_matchers.h"
 #include "sparse_attention/base/tensor_near.h"
+#include "sparse_attention/efficient_attention/cpu_twins.h"
 #include "sparse_attention/efficient_attention/engine_testing.h"
+#include "sparse_attention/research_attention/maskers/registry.h"
 
 namespace sparse_attention {
 namespace {
@@ -227,6 +229,28 @@ TEST(EfficientAttention, RefusalsNameWhatIsMissing) {
                                  "a sampling masker, got sink behind random_sampling")));
   EXPECT_THAT(error(R"({"maskers": [{"type": "sink", "sink_size": -1}]})"),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("sink_size")));
+}
+
+// What the engine says of its maskers is what their descriptors say.
+TEST(EfficientAttention, KnowsSamplersAndOracles) {
+  int samplers = 0, oracles = 0;
+  for (const MaskerDescriptor* masker : AllMaskers()) {
+    const bool known = HasCpuTwin(masker->name);
+    EXPECT_EQ(IsCpuSampler(masker->name), known && masker->kind == MaskerKind::kSampling)
+        << masker->name;
+    EXPECT_EQ(IsCpuOracle(masker->name), known && masker->scoring_reads == ScoringReads::kAllKeys)
+        << masker->name;
+    samplers += IsCpuSampler(masker->name);
+    oracles += IsCpuOracle(masker->name);
+  }
+  EXPECT_GE(samplers, 2);
+  EXPECT_GE(oracles, 2);
+}
+
+TEST(EfficientAttention, UnknownMaskersAreAnsweredAsByTheRegistry) {
+  EXPECT_THAT(EfficientFromJson(Parsed(R"({"maskers": [{"type": "sinks"}]})")),
+              StatusIs(absl::StatusCode::kNotFound,
+                       HasSubstr("pipeline.maskers[0]: there is no masker \"sinks\"")));
 }
 
 }  // namespace

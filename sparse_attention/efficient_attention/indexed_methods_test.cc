@@ -20,11 +20,13 @@
 #include "sparse_attention/efficient_attention/engine_testing.h"
 #include "sparse_attention/key_index/channel_file.h"
 #include "sparse_attention/key_index/indexer_keys.h"
+#include "sparse_attention/key_index/indexer_weights.h"
 #include "sparse_attention/key_index/label_cache.h"
 #include "sparse_attention/key_index/layer_file_testing.h"
 #include "sparse_attention/key_index/lsh_tables.h"
 #include "sparse_attention/key_index/pq_codebook.h"
-#include "sparse_attention/research_attention/maskers/fixed/socket_top_k.h"
+#include "sparse_attention/key_index/socket_planes.h"
+#include "sparse_attention/key_index/tensor_array.h"
 
 namespace sparse_attention {
 namespace {
@@ -412,8 +414,10 @@ TEST(IndexedMethods, LightningIndexerSelectsTheSameKeysButForRounding) {
                              .heads = random.Integer(1, 6),
                              .width = random.OneOf<int64_t>({1, 5, 16, 32, 40})}});
     SA_ASSERT_OK_AND_ASSIGN(const auto weights, IndexerWeights::Load(path));
-    SA_ASSERT_OK_AND_ASSIGN(const IndexerLayer* layer,
+    SA_ASSERT_OK_AND_ASSIGN(const IndexerLayerWeights* weights_of_layer,
                             weights->Layer(in.layer, in.query_heads(), in.kv_heads(), in.dim()));
+    const IndexerLayer layer = {TensorOf(weights_of_layer->query), TensorOf(weights_of_layer->key),
+                                TensorOf(weights_of_layer->gate)};
     MethodCase problem = MakeCase(seed, TypeOf(seed), [&](RandomTensors& draws) {
       return Json{
           {"type", "lightning_indexer"}, {"heavy_size", Heavy(draws)}, {"weight_file", path}};
@@ -424,7 +428,7 @@ TEST(IndexedMethods, LightningIndexerSelectsTheSameKeysButForRounding) {
       }
     }
     ExpectEnginesAgree(problem, [&](const AttentionInputs& step) {
-      return IndexerKeys(step.k, *layer)
+      return IndexerKeys(step.k, layer)
           .Scores(step.q)
           .unsqueeze(1)
           .expand({step.batch(), step.query_heads(), step.queries(), step.keys()});
@@ -444,7 +448,7 @@ TEST(IndexedMethods, SocketSelectsTheSameKeysButForRounding) {
     });
     problem.pipeline["selection"] = "query_head";
     ExpectEnginesAgree(problem, [&](const AttentionInputs& step) {
-      const at::Tensor planes = SocketPlanes(tables, bits, step.dim());
+      const at::Tensor planes = TensorOf(SocketPlanes(tables, bits, step.dim()));
       const at::Tensor buckets =
           HashBuckets(step.k, planes, {.order = BitOrder::kHighestFirst, .zero_is_one = true});
       const at::Tensor a = at::matmul(step.q.to(at::kFloat), planes.flatten(0, 1).t())

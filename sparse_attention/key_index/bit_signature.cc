@@ -55,20 +55,6 @@ at::Tensor HeadOf(const HeadMlp& mlp, int64_t head, const at::Tensor& x) {
   return x.select(1, head / (mlp.heads() / x.size(1)));
 }
 
-constexpr cpu::RowActivation ActivationOfRows(Activation activation) {
-  switch (activation) {
-    case Activation::kRelu:
-      return cpu::RowActivation::kRelu;
-    case Activation::kSilu:
-      return cpu::RowActivation::kSilu;
-    case Activation::kGelu:
-      return cpu::RowActivation::kGelu;
-    case Activation::kTanh:
-      return cpu::RowActivation::kTanh;
-  }
-  return cpu::RowActivation::kSilu;
-}
-
 // Calls run(mlp, head, rows, sequence, first row, scratch) for pieces of x in parallel.
 template <typename Run>
 void ForRowsOnHost(const HeadMlp& mlp, const at::Tensor& x, const Run& run) {
@@ -81,7 +67,7 @@ void ForRowsOnHost(const HeadMlp& mlp, const at::Tensor& x, const Run& run) {
     linears.push_back({weight.const_data_ptr<float>(), bias.const_data_ptr<float>(), weight.size(1),
                        weight.size(2)});
   }
-  const cpu::Mlp plain = {linears, ActivationOfRows(mlp.activation)};
+  const cpu::Mlp plain = {linears, mlp.activation};
   const at::Tensor rows = AsElements(x);
   const int64_t heads = mlp.heads(), n = x.size(2);
   const int64_t pieces = (n + kHostPieceRows - 1) / kHostPieceRows;

@@ -8,21 +8,11 @@
 #include <cstdint>
 #include <vector>
 
-#include "sparse_attention/config/enum_names.h"
+#include "sparse_attention/key_index/activation.h"
 #include "sparse_attention/key_index/growing_tensor.h"
 #include "sparse_attention/key_index/named_tensor.h"
 
 namespace sparse_attention {
-
-enum class Activation { kRelu, kSilu, kGelu, kTanh };  // gelu in its erf form
-
-template <>
-struct EnumNames<Activation> {
-  static constexpr std::pair<Activation, const char*> kTable[] = {{Activation::kRelu, "relu"},
-                                                                  {Activation::kSilu, "silu"},
-                                                                  {Activation::kGelu, "gelu"},
-                                                                  {Activation::kTanh, "tanh"}};
-};
 
 // One linear map a head and layer: x . weight + bias.
 struct HeadLinear {

@@ -3,7 +3,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "sparse_attention/base/tensor_check.h"
 #include "sparse_attention/config/enum_names.h"
 #include "sparse_attention/key_index/layer_file.h"
 
@@ -13,38 +12,37 @@ namespace {
 constexpr char kFormat[] = "sah.hash_attention.v1";
 
 // The chain of linear maps named "{side}.0", "{side}.1", ...
-absl::StatusOr<HeadMlp> ReadMlp(const std::string& path, int64_t layer, const std::string& side,
-                                std::map<std::string, at::Tensor>& tensors) {
-  HeadMlp mlp;
+absl::StatusOr<MlpWeights> ReadMlp(const std::string& path, int64_t layer, const std::string& side,
+                                   std::map<std::string, FloatArray>& arrays) {
+  MlpWeights mlp;
   for (int64_t i = 0;; ++i) {
     const std::string weight_name = absl::StrCat(side, ".", i, ".weight");
-    const auto weight = tensors.find(weight_name);
-    if (weight == tensors.end()) break;
-    const at::Tensor& w = weight->second;
-    if (w.dim() != 3 || w.numel() == 0) {
-      return LayerFileError(path, layer, weight_name, "must be [heads, in, out]",
-                            DescribeTensor(w));
+    const auto weight = arrays.find(weight_name);
+    if (weight == arrays.end()) break;
+    const FloatArray& w = weight->second;
+    if (w.rank() != 3 || w.empty()) {
+      return LayerFileError(path, layer, weight_name, "must be [heads, in, out]", w.Describe());
     }
     if (i > 0 && (w.size(0) != mlp.heads() || w.size(1) != mlp.bits())) {
       return LayerFileError(path, layer, weight_name,
                             absl::StrCat("must be [", mlp.heads(), ", ", mlp.bits(),
                                          ", out] behind the map before it"),
-                            DescribeTensor(w));
+                            w.Describe());
     }
     const std::string bias_name = absl::StrCat(side, ".", i, ".bias");
-    const auto bias = tensors.find(bias_name);
-    if (bias == tensors.end()) {
+    const auto bias = arrays.find(bias_name);
+    if (bias == arrays.end()) {
       return LayerFileError(path, layer, bias_name, "must be there", "no such tensor");
     }
-    if (bias->second.dim() != 2 || bias->second.size(0) != w.size(0) ||
+    if (bias->second.rank() != 2 || bias->second.size(0) != w.size(0) ||
         bias->second.size(1) != w.size(2)) {
       return LayerFileError(path, layer, bias_name,
                             absl::StrCat("must be [", w.size(0), ", ", w.size(2), "]"),
-                            DescribeTensor(bias->second));
+                            bias->second.Describe());
     }
-    mlp.linears.push_back({w, bias->second});
-    tensors.erase(weight_name);
-    tensors.erase(bias_name);
+    mlp.linears.push_back({std::move(weight->second), std::move(bias->second)});
+    arrays.erase(weight_name);
+    arrays.erase(bias_name);
   }
   if (mlp.linears.empty()) {
     return LayerFileError(path, layer, side + ".0.weight", "must be there", "no such tensor");
@@ -64,22 +62,21 @@ absl::StatusOr<std::shared_ptr<const HashAttentionWeights>> HashAttentionWeights
         absl::StrCat(path, ": metadata \"activation\" must be one of ", EnumChoices<Activation>(),
                      ", got \"", file.metadata["activation"], "\""));
   }
-  return FromTensors(path, *activation, std::move(file.layers));
+  return FromArrays(path, *activation, std::move(file.layers));
 }
 
-absl::StatusOr<std::shared_ptr<const HashAttentionWeights>> HashAttentionWeights::FromTensors(
-    const std::string& path, Activation activation, TensorsOfLayers layers) {
+absl::StatusOr<std::shared_ptr<const HashAttentionWeights>> HashAttentionWeights::FromArrays(
+    const std::string& path, Activation activation, ArraysOfLayers layers) {
   std::shared_ptr<HashAttentionWeights> weights(new HashAttentionWeights(path));
   weights->activation_ = activation;
-  for (auto& [layer, tensors] : layers) {
+  for (auto& [layer, arrays] : layers) {
     HashAttentionLayer& entry = weights->layers_[layer];
-    SA_ASSIGN_OR_RETURN(entry.query, ReadMlp(path, layer, "query", tensors));
-    SA_ASSIGN_OR_RETURN(entry.key, ReadMlp(path, layer, "key", tensors));
-    entry.query.activation = entry.key.activation = activation;
-    if (!tensors.empty()) {
-      return LayerFileError(path, layer, tensors.begin()->first,
+    SA_ASSIGN_OR_RETURN(entry.query, ReadMlp(path, layer, "query", arrays));
+    SA_ASSIGN_OR_RETURN(entry.key, ReadMlp(path, layer, "key", arrays));
+    if (!arrays.empty()) {
+      return LayerFileError(path, layer, arrays.begin()->first,
                             "must continue a chain of query or key maps",
-                            DescribeTensor(tensors.begin()->second));
+                            arrays.begin()->second.Describe());
     }
     if (entry.query.bits() != entry.key.bits() || entry.query.dim() != entry.key.dim()) {
       return LayerFileError(path, layer, "key",

@@ -8,24 +8,38 @@
 //   "tanh"
 //
 // float32, float16 or bfloat16. tools/convert_hash_attention_weights.py makes it from the Python
-// hub's pickle, which is not read here: a pickle can run any code.
+// hub's pickle, which is not read here: a pickle can run any code. LibTorch-free.
 #ifndef SPARSE_ATTENTION_KEY_INDEX_HASH_ATTENTION_WEIGHTS_H_
 #define SPARSE_ATTENTION_KEY_INDEX_HASH_ATTENTION_WEIGHTS_H_
-
-#include <ATen/core/Tensor.h>
 
 #include <cstdint>
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "sparse_attention/base/status.h"
-#include "sparse_attention/key_index/bit_signature.h"
+#include "sparse_attention/key_index/activation.h"
+#include "sparse_attention/key_index/float_array.h"
 
 namespace sparse_attention {
 
+// One linear map a head: x . weight + bias.
+struct LinearWeights {
+  FloatArray weight;  // [heads, in, out]
+  FloatArray bias;    // [heads, out]
+};
+
+struct MlpWeights {
+  std::vector<LinearWeights> linears;  // at least one
+
+  int64_t heads() const { return linears.front().weight.size(0); }
+  int64_t dim() const { return linears.front().weight.size(1); }
+  int64_t bits() const { return linears.back().weight.size(2); }
+};
+
 struct HashAttentionLayer {
-  HeadMlp query, key;
+  MlpWeights query, key;
 };
 
 class HashAttentionWeights {
@@ -34,11 +48,11 @@ class HashAttentionWeights {
   // InvalidArgument or Unimplemented name the file and the tensor.
   static absl::StatusOr<std::shared_ptr<const HashAttentionWeights>> Load(const std::string& path);
 
-  // The same of float32 tensors on the host: layer -> "query.0.weight" and so on -> tensor.
-  // `origin` stands for the path in messages.
-  using TensorsOfLayers = std::map<int64_t, std::map<std::string, at::Tensor>>;
-  static absl::StatusOr<std::shared_ptr<const HashAttentionWeights>> FromTensors(
-      const std::string& origin, Activation activation, TensorsOfLayers layers);
+  // The same of arrays: layer -> "query.0.weight" and so on. `origin` stands for the path in
+  // messages.
+  using ArraysOfLayers = std::map<int64_t, std::map<std::string, FloatArray>>;
+  static absl::StatusOr<std::shared_ptr<const HashAttentionWeights>> FromArrays(
+      const std::string& origin, Activation activation, ArraysOfLayers layers);
 
   // The weights of a layer, checked against a step's heads and dim. InvalidArgument names the file,
   // what it holds and what is needed.

@@ -3,45 +3,21 @@
 //   score(t, s) = sum over indexer heads j of gate_j(t) relu(q_j(t) . k(s))
 // where the paper projects hidden states, queries and keys of all heads are projected here, since
 // these are what a host hands over.
-//
-// Weights for a model are a safetensors file (float32, float16 or bfloat16):
-//   layers.{l}.query.weight [indexer heads, query heads * dim, width]
-//   layers.{l}.key.weight   [KV heads * dim, width]
-//   layers.{l}.gate.weight  [query heads * dim, indexer heads]
-//   metadata: "format": "sah.lightning_indexer.v1"
 #ifndef SPARSE_ATTENTION_KEY_INDEX_INDEXER_KEYS_H_
 #define SPARSE_ATTENTION_KEY_INDEX_INDEXER_KEYS_H_
 
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
-#include <map>
-#include <memory>
-#include <string>
 
-#include "sparse_attention/base/status.h"
 #include "sparse_attention/key_index/growing_tensor.h"
 
 namespace sparse_attention {
 
+// The weights of a layer, as indexer_weights.h has them.
 struct IndexerLayer {
-  at::Tensor query, key, gate;  // float32, shapes as above
+  at::Tensor query, key, gate;  // float32
   int64_t width() const { return key.size(1); }
-};
-
-class IndexerWeights {
- public:
-  // NotFound, InvalidArgument or Unimplemented name the file and the tensor.
-  static absl::StatusOr<std::shared_ptr<const IndexerWeights>> Load(const std::string& path);
-
-  // InvalidArgument names the file, what it holds and what is needed.
-  absl::StatusOr<const IndexerLayer*> Layer(int64_t layer, int64_t query_heads, int64_t kv_heads,
-                                            int64_t dim) const;
-
- private:
-  explicit IndexerWeights(std::string path) : path_(std::move(path)) {}
-  std::string path_;
-  std::map<int64_t, IndexerLayer> layers_;
 };
 
 // After any Extend the vectors equal those of a fresh build. Memory: width floats a token.

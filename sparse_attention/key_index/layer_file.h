@@ -1,8 +1,7 @@
 // A safetensors file that holds weights of an index, named by layer: "layers.{l}.{rest}".
+// LibTorch-free.
 #ifndef SPARSE_ATTENTION_KEY_INDEX_LAYER_FILE_H_
 #define SPARSE_ATTENTION_KEY_INDEX_LAYER_FILE_H_
-
-#include <ATen/core/Tensor.h>
 
 #include <cstdint>
 #include <map>
@@ -11,18 +10,18 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "sparse_attention/base/status.h"
+#include "sparse_attention/key_index/float_array.h"
 
 namespace sparse_attention {
 
 struct LayerFile {
   std::map<std::string, std::string> metadata;
-  // layer -> rest of the name -> float32 tensor on the host, a copy
-  std::map<int64_t, std::map<std::string, at::Tensor>> layers;
+  std::map<int64_t, std::map<std::string, FloatArray>> layers;  // layer -> rest of the name
 };
 
-// Reads all of `path`, whose metadata must name `format`. NotFound, InvalidArgument or
-// Unimplemented name the file and the tensor: no such file, not safetensors, another format, a
-// tensor that is not a layer's, values that are not finite.
+// Reads all of `path`, whose metadata must name `format`: float32, float16 or bfloat16. NotFound,
+// InvalidArgument or Unimplemented name the file and the tensor: no such file, not safetensors,
+// another format, a tensor that is not a layer's, values that are not finite.
 absl::StatusOr<LayerFile> ReadLayerFile(const std::string& path, absl::string_view format);
 
 // "{path}: layers.{l}.{name} {rule}, got {what}" as InvalidArgument.

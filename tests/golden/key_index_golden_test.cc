@@ -12,7 +12,8 @@
 #include "sparse_attention/key_index/pq_codebook.h"
 #include "sparse_attention/key_index/pseudo_quantize.h"
 #include "sparse_attention/key_index/quest_pages.h"
-#include "sparse_attention/research_attention/maskers/fixed/socket_top_k.h"
+#include "sparse_attention/key_index/socket_planes.h"
+#include "sparse_attention/key_index/tensor_array.h"
 #include "sparse_attention/research_attention/maskers/sampling/magic_pig.h"
 #include "tests/golden/golden_testing.h"
 
@@ -45,7 +46,7 @@ TEST(GoldenQuest, PageScores) {
 TEST(GoldenSocket, PlanesBucketsAndSoftMembership) {
   const AttentionInputs in = GoldenInputs(false);
   const Json& golden = Golden()["socket"];
-  const at::Tensor planes = SocketPlanes(4, 3, 8);
+  const at::Tensor planes = TensorOf(SocketPlanes(4, 3, 8));
   ExpectNear(planes, Numbers(golden["planes_L4_P3_D8"]), 1e-6);
   const HashRule rule = {.order = BitOrder::kHighestFirst, .zero_is_one = true};
   ExpectNear(Repeated(HashBuckets(in.k, planes, rule)), Numbers(golden["buckets"]), 0);

@@ -25,6 +25,8 @@
 #include "sparse_attention/key_index/lsh_tables.h"
 #include "sparse_attention/key_index/pq_codebook.h"
 #include "sparse_attention/key_index/sign_bits.h"
+#include "sparse_attention/key_index/socket_planes.h"
+#include "sparse_attention/key_index/tensor_array.h"
 #include "sparse_attention/research_attention/maskers/fixed/pq_cache.h"
 #include "sparse_attention/research_attention/maskers/fixed/socket_top_k.h"
 #include "sparse_attention/research_attention/maskers/masker_testing.h"
@@ -107,7 +109,7 @@ TEST(HubDecisions, Decision30_TheSameSeedGivesTheSameCodebook) {
 TEST(HubDecisions, Decision34_SocketBucketsOfSixteenBits) {
   constexpr int64_t kBits = 16;
   const AttentionInputs in = RandomInputs({.heads = 1, .kv_heads = 1, .queries = 2, .keys = 60});
-  const at::Tensor planes = SocketPlanes(1, kBits, in.dim())[0].t();
+  const at::Tensor planes = TensorOf(SocketPlanes(1, kBits, in.dim()))[0].t();
   const at::Tensor sides = at::matmul(in.k, planes).ge(0);
   const at::Tensor codes = PackBits(sides, kBits, BitOrder::kHighestFirst).view({1, 1, 1, 60});
   const at::Tensor a =

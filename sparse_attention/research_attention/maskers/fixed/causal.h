@@ -5,16 +5,10 @@
 #ifndef SPARSE_ATTENTION_RESEARCH_ATTENTION_MASKERS_FIXED_CAUSAL_H_
 #define SPARSE_ATTENTION_RESEARCH_ATTENTION_MASKERS_FIXED_CAUSAL_H_
 
-#include <tuple>
-
+#include "sparse_attention/research_attention/maskers/fixed/causal_config.h"
 #include "sparse_attention/research_attention/maskers/masker.h"
 
 namespace sparse_attention {
-
-struct CausalConfig {
-  static constexpr char kName[] = "causal";
-  static auto Fields() { return std::tuple<>(); }
-};
 
 class Causal final : public Masker {
  public:

@@ -3,8 +3,8 @@
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
+#include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "sparse_attention/key_index/label_cache.h"
 #include "sparse_attention/research_attention/maskers/index_state.h"
 #include "sparse_attention/research_attention/maskers/selection.h"
@@ -23,12 +23,9 @@ const LabelCache& UpdateLabels(const AttentionInputs& in, const at::Tensor& chan
 
 absl::StatusOr<std::unique_ptr<Masker>> Create(const Json& json, const MaskerOptions& options) {
   SA_ASSIGN_OR_RETURN(const auto config, ConfigFromJson<DoubleSparsityTopKConfig>(json));
-  absl::StatusOr<ChannelFile> file = ReadChannelFile(config.sorted_channel_file);
-  if (!file.ok()) {
-    return Annotate(file.status(), absl::StrCat(config.kName, ".sorted_channel_file"));
-  }
-  return std::make_unique<DoubleSparsityTopK>(
-      config, options, std::make_shared<const ChannelFile>(*std::move(file)));
+  SA_ASSIGN_OR_RETURN(ChannelFile file, LoadChannels(config));
+  return std::make_unique<DoubleSparsityTopK>(config, options,
+                                              std::make_shared<const ChannelFile>(std::move(file)));
 }
 
 }  // namespace
@@ -44,32 +41,16 @@ std::unique_ptr<MaskerState> DoubleSparsityTopK::NewState() const {
   return std::make_unique<State>();
 }
 
-absl::StatusOr<at::Tensor> DoubleSparsityChannels(const ChannelFile& file,
-                                                  const DoubleSparsityTopKConfig& config,
-                                                  int64_t layer, int64_t query_heads, int64_t dim) {
-  const int64_t count = dim / config.group_factor;
-  if (count == 0) {
-    return RuleError("group_factor", absl::StrCat("must be at most the dim, ", dim),
-                     absl::StrCat(config.group_factor));
-  }
-  const absl::StatusOr<ChannelLists> lists = file.Layer(layer, config.channel_selection);
-  if (!lists.ok()) return Annotate(lists.status(), config.sorted_channel_file);
-  // The file guarantees a head, and lists of one length.
-  const int64_t heads = static_cast<int64_t>(lists->size());
-  const int64_t list_dim = static_cast<int64_t>(lists->front().size());
-  if (heads != query_heads || list_dim != dim) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        config.sorted_channel_file, ": layer ", layer, " has lists of ", heads, " query heads and ",
-        list_dim, " channels; the inputs have ", query_heads, " query heads of dim ", dim));
-  }
-  at::Tensor channels = at::empty({query_heads, count}, at::kLong);
-  int64_t* out = channels.data_ptr<int64_t>();
-  for (const std::vector<int64_t>& list : *lists) out = std::copy_n(list.begin(), count, out);
-  return channels;
-}
-
 absl::StatusOr<at::Tensor> DoubleSparsityTopK::ChannelsOf(const AttentionInputs& in) const {
-  return DoubleSparsityChannels(*channels_, config_, in.layer, in.query_heads(), in.dim());
+  SA_ASSIGN_OR_RETURN(
+      const ChannelLists lists,
+      DoubleSparsityChannels(*channels_, config_, in.layer, in.query_heads(), in.dim()));
+  const int64_t heads = static_cast<int64_t>(lists.size());
+  const int64_t count = static_cast<int64_t>(lists.front().size());
+  at::Tensor channels = at::empty({heads, count}, at::kLong);
+  int64_t* out = channels.data_ptr<int64_t>();
+  for (const std::vector<int64_t>& list : lists) out = std::copy_n(list.begin(), count, out);
+  return channels;
 }
 
 absl::Status DoubleSparsityTopK::PrepareState(const AttentionInputs& in, MaskerState* state) const {

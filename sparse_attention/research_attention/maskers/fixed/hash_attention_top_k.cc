@@ -1,6 +1,9 @@
 #include "sparse_attention/research_attention/maskers/fixed/hash_attention_top_k.h"
 
-#include "absl/strings/str_cat.h"
+#include <utility>
+
+#include "sparse_attention/key_index/bit_signature.h"
+#include "sparse_attention/key_index/tensor_array.h"
 #include "sparse_attention/research_attention/maskers/index_state.h"
 #include "sparse_attention/research_attention/maskers/selection.h"
 
@@ -8,43 +11,40 @@ namespace sparse_attention {
 namespace {
 
 struct State : IndexState<BitSignatureIndex> {
-  HashAttentionLayer mlps;  // on the inputs' device; the index points to them
+  HeadMlp query, key;  // on the inputs' device; the index points to them
 };
 
-HeadMlp OnDevice(const HeadMlp& mlp, at::Device device) {
-  HeadMlp moved = mlp;
-  for (HeadLinear& linear : moved.linears) {
-    linear = {linear.weight.to(device), linear.bias.to(device)};
+using Weights = std::shared_ptr<const HashAttentionWeights>;
+
+// `mlp` is one of `weights`.
+HeadMlp OnDevice(const MlpWeights& mlp, const Weights& weights, at::Device device) {
+  HeadMlp result;
+  result.activation = weights->activation();
+  for (const LinearWeights& linear : mlp.linears) {
+    result.linears.push_back(
+        {TensorOf(linear.weight, weights).to(device), TensorOf(linear.bias, weights).to(device)});
   }
-  return moved;
+  return result;
 }
 
 absl::StatusOr<const BitSignatureIndex*> UpdateIndex(const AttentionInputs& in,
-                                                     const HashAttentionWeights& weights,
-                                                     State& state) {
+                                                     const Weights& weights, State& state) {
   SA_ASSIGN_OR_RETURN(const HashAttentionLayer* layer,
-                      weights.Layer(in.layer, in.query_heads(), in.kv_heads(), in.dim()));
+                      weights->Layer(in.layer, in.query_heads(), in.kv_heads(), in.dim()));
   return &state.Update(
       in,
       [&] {
-        state.mlps = {OnDevice(layer->query, in.q.device()), OnDevice(layer->key, in.q.device())};
-        return BitSignatureIndex(in.k, state.mlps.key);
+        state.query = OnDevice(layer->query, weights, in.q.device());
+        state.key = OnDevice(layer->key, weights, in.q.device());
+        return BitSignatureIndex(in.k, state.key);
       },
       [&](BitSignatureIndex& index, int64_t unchanged) { index.Extend(in.k, unchanged); });
 }
 
 absl::StatusOr<std::unique_ptr<Masker>> Create(const Json& json, const MaskerOptions& options) {
   SA_ASSIGN_OR_RETURN(const auto config, ConfigFromJson<HashAttentionTopKConfig>(json));
-  const std::string field = absl::StrCat(config.kName, ".hat_weight_file");
-  const auto weights = HashAttentionWeights::Load(config.hat_weight_file);
-  if (!weights.ok()) return Annotate(weights.status(), field);
-  if (config.hat_mlp_activation.value_or((*weights)->activation()) != (*weights)->activation()) {
-    return RuleError(absl::StrCat(config.kName, ".hat_mlp_activation"),
-                     absl::StrCat("must be that of ", config.hat_weight_file, ", \"",
-                                  EnumName((*weights)->activation()), "\""),
-                     absl::StrCat("\"", EnumName(*config.hat_mlp_activation), "\""));
-  }
-  return std::make_unique<HashAttentionTopK>(config, options, *weights);
+  SA_ASSIGN_OR_RETURN(auto weights, LoadWeights(config));
+  return std::make_unique<HashAttentionTopK>(config, options, std::move(weights));
 }
 
 }  // namespace
@@ -61,15 +61,15 @@ std::unique_ptr<MaskerState> HashAttentionTopK::NewState() const {
 }
 
 absl::Status HashAttentionTopK::PrepareState(const AttentionInputs& in, MaskerState* state) const {
-  return UpdateIndex(in, *weights_, static_cast<State&>(*state)).status();
+  return UpdateIndex(in, weights_, static_cast<State&>(*state)).status();
 }
 
 absl::StatusOr<at::Tensor> HashAttentionTopK::Scores(const AttentionInputs& in,
                                                      MaskerState* state) const {
   return WithState<State>(state, [&](State& own) -> absl::StatusOr<at::Tensor> {
-    SA_ASSIGN_OR_RETURN(const BitSignatureIndex* index, UpdateIndex(in, *weights_, own));
-    const at::Tensor queries = BitSignatures(own.mlps.query, in.q);
-    return AddBias(BitAgreement(queries, index->signatures(), own.mlps.key.bits()), in);
+    SA_ASSIGN_OR_RETURN(const BitSignatureIndex* index, UpdateIndex(in, weights_, own));
+    const at::Tensor queries = BitSignatures(own.query, in.q);
+    return AddBias(BitAgreement(queries, index->signatures(), own.key.bits()), in);
   });
 }
 

@@ -1,6 +1,9 @@
 #include "sparse_attention/research_attention/maskers/fixed/lightning_indexer.h"
 
-#include "absl/strings/str_cat.h"
+#include <utility>
+
+#include "sparse_attention/key_index/indexer_keys.h"
+#include "sparse_attention/key_index/tensor_array.h"
 #include "sparse_attention/research_attention/maskers/index_state.h"
 
 namespace sparse_attention {
@@ -11,14 +14,17 @@ struct State : IndexState<IndexerKeys> {
 };
 
 absl::StatusOr<const IndexerKeys*> UpdateIndex(const AttentionInputs& in,
-                                               const IndexerWeights& weights, State& state) {
-  SA_ASSIGN_OR_RETURN(const IndexerLayer* layer,
-                      weights.Layer(in.layer, in.query_heads(), in.kv_heads(), in.dim()));
+                                               const std::shared_ptr<const IndexerWeights>& weights,
+                                               State& state) {
+  SA_ASSIGN_OR_RETURN(const IndexerLayerWeights* layer,
+                      weights->Layer(in.layer, in.query_heads(), in.kv_heads(), in.dim()));
   return &state.Update(
       in,
       [&] {
         const at::Device device = in.q.device();
-        state.layer = {layer->query.to(device), layer->key.to(device), layer->gate.to(device)};
+        state.layer = {TensorOf(layer->query, weights).to(device),
+                       TensorOf(layer->key, weights).to(device),
+                       TensorOf(layer->gate, weights).to(device)};
         return IndexerKeys(in.k, state.layer);
       },
       [&](IndexerKeys& keys, int64_t unchanged) { keys.Extend(in.k, unchanged); });
@@ -26,11 +32,8 @@ absl::StatusOr<const IndexerKeys*> UpdateIndex(const AttentionInputs& in,
 
 absl::StatusOr<std::unique_ptr<Masker>> Create(const Json& json, const MaskerOptions& options) {
   SA_ASSIGN_OR_RETURN(const auto config, ConfigFromJson<LightningIndexerConfig>(json));
-  const auto weights = IndexerWeights::Load(config.weight_file);
-  if (!weights.ok()) {
-    return Annotate(weights.status(), absl::StrCat(config.kName, ".weight_file"));
-  }
-  return std::make_unique<LightningIndexer>(config, options, *weights);
+  SA_ASSIGN_OR_RETURN(auto weights, LoadWeights(config));
+  return std::make_unique<LightningIndexer>(config, options, std::move(weights));
 }
 
 }  // namespace
@@ -47,13 +50,13 @@ std::unique_ptr<MaskerState> LightningIndexer::NewState() const {
 }
 
 absl::Status LightningIndexer::PrepareState(const AttentionInputs& in, MaskerState* state) const {
-  return UpdateIndex(in, *weights_, static_cast<State&>(*state)).status();
+  return UpdateIndex(in, weights_, static_cast<State&>(*state)).status();
 }
 
 absl::StatusOr<at::Tensor> LightningIndexer::Scores(const AttentionInputs& in,
                                                     MaskerState* state) const {
   return WithState<State>(state, [&](State& own) -> absl::StatusOr<at::Tensor> {
-    SA_ASSIGN_OR_RETURN(const IndexerKeys* keys, UpdateIndex(in, *weights_, own));
+    SA_ASSIGN_OR_RETURN(const IndexerKeys* keys, UpdateIndex(in, weights_, own));
     return keys->Scores(in.q).unsqueeze(1).expand(
         {in.batch(), in.query_heads(), in.queries(), in.keys()});
   });

@@ -4,25 +4,12 @@
 #define SPARSE_ATTENTION_RESEARCH_ATTENTION_MASKERS_FIXED_LIGHTNING_INDEXER_H_
 
 #include <memory>
-#include <string>
-#include <tuple>
 
 #include "sparse_attention/key_index/indexer_keys.h"
+#include "sparse_attention/research_attention/maskers/fixed/lightning_indexer_config.h"
 #include "sparse_attention/research_attention/maskers/fixed/top_k_masker.h"
 
 namespace sparse_attention {
-
-struct LightningIndexerConfig : TopKConfig {
-  static constexpr char kName[] = "lightning_indexer";
-  std::string weight_file;
-  static auto Fields() {
-    return std::tuple_cat(
-        TopKFields<LightningIndexerConfig>(),
-        std::tuple(Field{"weight_file", &LightningIndexerConfig::weight_file,
-                         "Safetensors file of the indexer; {model}/ stands for the model's folder.",
-                         NonEmpty(), Required()}));
-  }
-};
 
 class LightningIndexer final : public TopKMasker {
  public:

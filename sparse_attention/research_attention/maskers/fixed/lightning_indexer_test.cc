@@ -6,7 +6,9 @@
 #include "gtest/gtest.h"
 #include "sparse_attention/base/random_tensors.h"
 #include "sparse_attention/base/status_matchers.h"
+#include "sparse_attention/key_index/indexer_keys.h"
 #include "sparse_attention/key_index/layer_file_testing.h"
+#include "sparse_attention/key_index/tensor_array.h"
 #include "sparse_attention/research_attention/maskers/masker_testing.h"
 
 namespace sparse_attention {
@@ -29,9 +31,11 @@ TEST(LightningIndexer, AllHeadsKeepTheKeysWithTheHighestScores) {
   const auto mask = masker->AddMask(in, Mask::MakeEmpty(in.mask_shape()), nullptr);
   SA_ASSERT_OK(mask.status());
   SA_ASSERT_OK_AND_ASSIGN(const auto weights, IndexerWeights::Load(path));
-  SA_ASSERT_OK_AND_ASSIGN(const IndexerLayer* layer, weights->Layer(in.layer, 4, 2, 8));
+  SA_ASSERT_OK_AND_ASSIGN(const IndexerLayerWeights* arrays, weights->Layer(in.layer, 4, 2, 8));
+  const IndexerLayer layer = {TensorOf(arrays->query), TensorOf(arrays->key),
+                              TensorOf(arrays->gate)};
   const at::Tensor best =
-      std::get<1>(IndexerKeys(in.k, *layer).Scores(in.q).topk(6, -1)).unsqueeze(1);
+      std::get<1>(IndexerKeys(in.k, layer).Scores(in.q).topk(6, -1)).unsqueeze(1);
   at::Tensor expected = at::zeros({1, 1, 3, 40}, at::kBool);
   expected.scatter_(3, best, true);
   EXPECT_TRUE(mask->ToActive().eq(expected).all().item<bool>());

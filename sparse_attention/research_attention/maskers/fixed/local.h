@@ -3,23 +3,10 @@
 #ifndef SPARSE_ATTENTION_RESEARCH_ATTENTION_MASKERS_FIXED_LOCAL_H_
 #define SPARSE_ATTENTION_RESEARCH_ATTENTION_MASKERS_FIXED_LOCAL_H_
 
-#include <tuple>
-
-#include "sparse_attention/config/budget.h"
+#include "sparse_attention/research_attention/maskers/fixed/local_config.h"
 #include "sparse_attention/research_attention/maskers/masker.h"
 
 namespace sparse_attention {
-
-struct LocalConfig {
-  static constexpr char kName[] = "local";
-  Budget window_size = Budget::Count(128);
-  static auto Fields() {
-    return std::tuple(
-        Field{"window_size", &LocalConfig::window_size,
-              "Latest keys kept, the query's own position included.", PositiveBudget(), Required()},
-        IgnoredField{"search_space"});
-  }
-};
 
 class Local final : public Masker {
  public:

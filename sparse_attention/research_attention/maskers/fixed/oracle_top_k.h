@@ -3,14 +3,10 @@
 #ifndef SPARSE_ATTENTION_RESEARCH_ATTENTION_MASKERS_FIXED_ORACLE_TOP_K_H_
 #define SPARSE_ATTENTION_RESEARCH_ATTENTION_MASKERS_FIXED_ORACLE_TOP_K_H_
 
+#include "sparse_attention/research_attention/maskers/fixed/oracle_top_k_config.h"
 #include "sparse_attention/research_attention/maskers/fixed/top_k_masker.h"
 
 namespace sparse_attention {
-
-struct OracleTopKConfig : TopKConfig {
-  static constexpr char kName[] = "oracle_top_k";
-  static auto Fields() { return TopKFields<OracleTopKConfig>(); }
-};
 
 class OracleTopK final : public TopKMasker {
  public:

@@ -3,14 +3,10 @@
 #ifndef SPARSE_ATTENTION_RESEARCH_ATTENTION_MASKERS_FIXED_ORACLE_TOP_P_H_
 #define SPARSE_ATTENTION_RESEARCH_ATTENTION_MASKERS_FIXED_ORACLE_TOP_P_H_
 
+#include "sparse_attention/research_attention/maskers/fixed/oracle_top_p_config.h"
 #include "sparse_attention/research_attention/maskers/fixed/top_p_masker.h"
 
 namespace sparse_attention {
-
-struct OracleTopPConfig : TopPConfig {
-  static constexpr char kName[] = "oracle_top_p";
-  static auto Fields() { return TopPFields<OracleTopPConfig>(); }
-};
 
 class OracleTopP final : public TopPMasker {
  public:

@@ -12,8 +12,6 @@
 namespace sparse_attention {
 namespace {
 
-constexpr int64_t kMostBits = 16;
-
 // A codebook over the keys behind the first `offset`.
 class OffsetCodebook {
  public:
@@ -62,13 +60,6 @@ const OffsetCodebook& UpdateCodebook(const AttentionInputs& in, const PqCacheCon
 }
 
 }  // namespace
-
-absl::Status PqCacheConfig::Validate() const {
-  if (pq_bits > kMostBits) {
-    return RuleError("pq_bits", absl::StrCat("must be <= ", kMostBits), absl::StrCat(pq_bits));
-  }
-  return absl::OkStatus();
-}
 
 PqCache::PqCache(const PqCacheConfig& config, const MaskerOptions& options)
     : TopKMasker(PqCacheDescriptor(), options, config.heavy_size), config_(config) {}

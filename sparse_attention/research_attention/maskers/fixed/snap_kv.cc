@@ -49,12 +49,6 @@ at::Tensor ChoosePromptKeys(const AttentionInputs& in, const SnapKvConfig& confi
 
 }  // namespace
 
-absl::Status SnapKvConfig::Validate() const {
-  if (kernel_size % 2 == 0)
-    return RuleError("kernel_size", "must be odd", absl::StrCat(kernel_size));
-  return absl::OkStatus();
-}
-
 SnapKv::SnapKv(const SnapKvConfig& config, const MaskerOptions& options)
     : Masker(SnapKvDescriptor(), options), config_(config) {}
 

@@ -3,27 +3,10 @@
 #ifndef SPARSE_ATTENTION_RESEARCH_ATTENTION_MASKERS_FIXED_SNAP_KV_H_
 #define SPARSE_ATTENTION_RESEARCH_ATTENTION_MASKERS_FIXED_SNAP_KV_H_
 
-#include <tuple>
-
+#include "sparse_attention/research_attention/maskers/fixed/snap_kv_config.h"
 #include "sparse_attention/research_attention/maskers/fixed/top_k_masker.h"
 
 namespace sparse_attention {
-
-struct SnapKvConfig : TopKConfig {
-  static constexpr char kName[] = "snap_kv";
-  int64_t window_size = 32;
-  int64_t kernel_size = 5;
-  static auto Fields() {
-    return std::tuple_cat(
-        TopKFields<SnapKvConfig>(),
-        std::tuple(
-            Field{"window_size", &SnapKvConfig::window_size,
-                  "Last queries of the prompt that choose; their own keys are kept.", Positive()},
-            Field{"kernel_size", &SnapKvConfig::kernel_size,
-                  "Neighbouring keys whose attention is averaged; odd.", Positive()}));
-  }
-  absl::Status Validate() const;
-};
 
 class SnapKv final : public Masker {
  public:

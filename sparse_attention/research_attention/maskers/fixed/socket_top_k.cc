@@ -1,9 +1,7 @@
 #include "sparse_attention/research_attention/maskers/fixed/socket_top_k.h"
 
-#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/matmul.h>
-#include <ATen/ops/randn.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 
@@ -13,13 +11,13 @@
 #include "absl/strings/str_cat.h"
 #include "sparse_attention/key_index/lookups.h"
 #include "sparse_attention/key_index/lsh_tables.h"
+#include "sparse_attention/key_index/socket_planes.h"
+#include "sparse_attention/key_index/tensor_array.h"
 #include "sparse_attention/research_attention/maskers/index_state.h"
 
 namespace sparse_attention {
 namespace {
 
-constexpr int64_t kMostBits = 20;           // a query's table has 2^K entries
-constexpr uint64_t kHubSeed = 123464566;    // 123456789 + 7777
 constexpr int64_t kTableFloats = 16 << 20;  // of soft buckets that are held at a time
 
 constexpr HashRule kSocketRule = {.order = BitOrder::kHighestFirst, .zero_is_one = true};
@@ -52,7 +50,10 @@ const SocketIndex& UpdateIndex(const AttentionInputs& in, const SocketTopKConfig
                                State& state) {
   return state.Update(
       in,
-      [&] { return SocketIndex(in, SocketPlanes(config.L, config.K, in.dim()).to(in.q.device())); },
+      [&] {
+        return SocketIndex(in,
+                           TensorOf(SocketPlanes(config.L, config.K, in.dim())).to(in.q.device()));
+      },
       [&](SocketIndex& index, int64_t unchanged) { index.Extend(in, unchanged); },
       /*with_values=*/true);
 }
@@ -81,16 +82,6 @@ at::Tensor SoftCollisions(const at::Tensor& a, const at::Tensor& buckets) {
 }
 
 }  // namespace
-
-absl::Status SocketTopKConfig::Validate() const {
-  if (K > kMostBits) return RuleError("K", absl::StrCat("must be <= ", kMostBits), absl::StrCat(K));
-  return absl::OkStatus();
-}
-
-at::Tensor SocketPlanes(int64_t tables, int64_t bits, int64_t dim) {
-  return at::randn({tables, bits, dim}, at::detail::createCPUGenerator(kHubSeed),
-                   at::TensorOptions().dtype(at::kFloat));
-}
 
 SocketTopK::SocketTopK(const SocketTopKConfig& config, const MaskerOptions& options)
     : TopKMasker(SocketTopKDescriptor(), options, config.heavy_size), config_(config) {}

@@ -11,6 +11,8 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "sparse_attention/base/status_matchers.h"
+#include "sparse_attention/key_index/socket_planes.h"
+#include "sparse_attention/key_index/tensor_array.h"
 #include "sparse_attention/research_attention/maskers/masker_testing.h"
 
 namespace sparse_attention {
@@ -33,7 +35,7 @@ Mask AddSocket(absl::string_view json, const AttentionInputs& in) {
 // norm of the value, a = tanh(q . plane) / (sqrt(dim) tau).
 TEST(SocketTopK, KeepsTheKeysWithTheHighestScores) {
   const AttentionInputs in = RandomInputs({.queries = 3, .keys = 40});
-  const at::Tensor planes = SocketPlanes(5, 4, 8).to(at::kDouble);
+  const at::Tensor planes = TensorOf(SocketPlanes(5, 4, 8)).to(at::kDouble);
   const at::Tensor mask =
       AddSocket(R"({"heavy_size": 7, "K": 4, "L": 5, "tau": 0.4})", in).ToActive();
   for (int64_t head = 0; head < 4; ++head) {

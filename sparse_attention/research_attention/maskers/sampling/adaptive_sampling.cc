@@ -11,6 +11,7 @@
 
 #include "sparse_attention/attention/masked_attention.h"
 #include "sparse_attention/research_attention/maskers/sampling/base_sample.h"
+#include "sparse_attention/research_attention/maskers/sampling/create_sampler.h"
 #include "sparse_attention/research_attention/maskers/sampling/row_sampler.h"
 #include "sparse_attention/research_attention/maskers/sampling/sample_size.h"
 #include "sparse_attention/research_attention/maskers/sampling/sampling_rows.h"

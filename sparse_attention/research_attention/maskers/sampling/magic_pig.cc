@@ -15,12 +15,11 @@
 #include "sparse_attention/key_index/mips_transform.h"
 #include "sparse_attention/mask/mask_ops.h"
 #include "sparse_attention/research_attention/maskers/index_state.h"
+#include "sparse_attention/research_attention/maskers/sampling/create_sampler.h"
 #include "sparse_attention/research_attention/maskers/selection.h"
 
 namespace sparse_attention {
 namespace {
-
-constexpr int64_t kMostBits = 64;
 
 class MagicPigIndex {
  public:
@@ -114,13 +113,6 @@ at::Tensor CosinesAt(const at::Tensor& vectors, const at::Tensor& keys,
 }
 
 }  // namespace
-
-absl::Status MagicPigConfig::Validate() const {
-  if (lsh_k > kMostBits) {
-    return RuleError("lsh_k", absl::StrCat("must be <= ", kMostBits), absl::StrCat(lsh_k));
-  }
-  return absl::OkStatus();
-}
 
 at::Tensor MagicPigPlanes(const MagicPigConfig& config, uint64_t pipeline_seed, int64_t layer,
                           int64_t dim) {

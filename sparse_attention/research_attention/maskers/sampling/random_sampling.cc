@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "sparse_attention/mask/mask_ops.h"
+#include "sparse_attention/research_attention/maskers/sampling/create_sampler.h"
 #include "sparse_attention/research_attention/maskers/sampling/row_sampler.h"
 #include "sparse_attention/research_attention/maskers/sampling/sampling_rows.h"
 #include "sparse_attention/research_attention/maskers/selection.h"
