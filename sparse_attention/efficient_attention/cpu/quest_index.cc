@@ -43,7 +43,7 @@ class PageIndex final : public CoveringIndex {
   bool allocated() const { return buffer_.data() != nullptr; }
   int64_t bytes() const override { return static_cast<int64_t>(buffer_.size()); }
   int64_t ScoringBytes(int64_t keys) const override {
-    return shape_.kv_heads * (keys + page_size_ - 1) / page_size_ * page_bytes_;
+    return shape_.kv_heads * ((keys + page_size_ - 1) / page_size_) * page_bytes_;
   }
   size_t ScratchBytes() const override {
     return Arena::Bytes<PageScorer>(1) +
