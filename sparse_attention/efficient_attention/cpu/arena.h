@@ -21,10 +21,15 @@ class Arena {
     return (sizeof(T) * static_cast<size_t>(count) + kAlignment - 1) / kAlignment * kAlignment;
   }
 
-  explicit Arena(size_t capacity)
-      : capacity_((capacity + kAlignment - 1) / kAlignment * kAlignment + kAlignment),
-        data_(static_cast<std::byte*>(std::aligned_alloc(kAlignment, capacity_))) {
-    SA_CHECK(data_ != nullptr);
+  explicit Arena(size_t capacity) : Arena(capacity, Unchecked()) { SA_CHECK(data_ != nullptr); }
+
+  // ResourceExhausted where there is no memory.
+  static absl::StatusOr<Arena> Create(size_t capacity) {
+    Arena arena(capacity, Unchecked());
+    if (arena.data_ == nullptr) {
+      return absl::ResourceExhaustedError("no memory for a thread's scratch memory");
+    }
+    return arena;
   }
 
   // `count` values, not initialised. What was promised to the constructor never runs out.
@@ -41,6 +46,11 @@ class Arena {
   size_t capacity() const { return capacity_; }
 
  private:
+  struct Unchecked {};
+  Arena(size_t capacity, Unchecked)
+      : capacity_((capacity + kAlignment - 1) / kAlignment * kAlignment + kAlignment),
+        data_(static_cast<std::byte*>(std::aligned_alloc(kAlignment, capacity_))) {}
+
   struct Free {
     void operator()(std::byte* data) const { std::free(data); }
   };

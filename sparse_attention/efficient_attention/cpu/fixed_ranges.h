@@ -28,7 +28,7 @@ class LocalRange final : public CpuMasker {
   explicit LocalRange(const Budget& window) : window_(window) {}
   void Select(StepItem& item, const KeyIndex*) const override {
     const int64_t window = window_.Resolve(item.keys);
-    if (item.keys <= window + item.inputs.queries) return item.held.HoldAll();
+    if (item.keys - window <= item.inputs.queries) return item.held.HoldAll();
     item.held.HoldFrom(item.position - window + 1);
   }
 

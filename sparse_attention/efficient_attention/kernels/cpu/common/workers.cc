@@ -15,12 +15,20 @@ void Pause() {
 }  // namespace
 
 Workers::Workers(int threads) {
-  for (int thread = 1; thread < threads; ++thread) {
-    pool_.emplace_back([this, thread] { Serve(thread); });
+  try {
+    for (int thread = 1; thread < threads; ++thread) {
+      pool_.emplace_back([this, thread] { Serve(thread); });
+    }
+  } catch (...) {
+    // There are no more threads or memory: those that run must end before their vector does.
+    Stop();
+    throw;
   }
 }
 
-Workers::~Workers() {
+Workers::~Workers() { Stop(); }
+
+void Workers::Stop() {
   round_.fetch_or(1, std::memory_order_release);
   round_.notify_all();
   for (std::thread& thread : pool_) thread.join();

@@ -17,7 +17,8 @@ namespace sparse_attention::cpu {
 class Workers {
  public:
   // `threads` >= 1 take part, the caller of Run among them. Between runs the others sleep: a thread
-  // that spins would slow down whatever else the process computes.
+  // that spins would slow down whatever else the process computes. Throws std::system_error where
+  // the system has no more threads.
   explicit Workers(int threads);
   ~Workers();
   Workers(const Workers&) = delete;
@@ -44,6 +45,7 @@ class Workers {
   void RunErased(int64_t items, Call call, const void* task);
   void TakeItems(int thread);
   void Serve(int thread);
+  void Stop();
 
   std::mutex turn_;
   std::vector<std::thread> pool_;
