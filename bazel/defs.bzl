@@ -31,6 +31,24 @@ def sa_cc_test(name, torch = False, size = "small", deps = [], tags = [], copts 
         **kwargs
     )
 
+_C_COPTS = _COPTS + ["-std=c99", "-pedantic"]
+
+def sa_c_binary(name, **kwargs):
+    native.cc_binary(name = name, copts = _C_COPTS, linkopts = ["-lm"], **kwargs)
+
+def sa_c_test(name, srcs, deps, size = "small", tags = []):
+    """A program in C99 that fails by its exit status. Also run under the sanitizers."""
+    native.cc_test(
+        name = name,
+        size = size,
+        srcs = srcs,
+        copts = _C_COPTS,
+        linkopts = ["-lm"],
+        linkstatic = True,
+        tags = tags + ["torch_free"],
+        deps = deps,
+    )
+
 def sa_cc_benchmark(name, tags = [], deps = [], copts = [], **kwargs):
     """A benchmark program: run by people with `bazel run`, never timed by a test."""
     native.cc_binary(
