@@ -59,6 +59,7 @@ int main(void) {
   float* v = malloc(sizeof(float) * kPages * kPage * kRow);
   float q[kQueryHeads * kDim], out[kQueryHeads * kDim], exact[kQueryHeads * kDim];
   sah_row_report reports[kQueryHeads];
+  float key[kRow] = {0}; /* of the latest token: neighbours are alike, as in models */
   int32_t block_table[kPages], length = 0;
   sah_kv_cache cache = {0};
   sah_step step = {0};
@@ -92,11 +93,18 @@ int main(void) {
     for (t = 0; t < tokens; ++t, ++length) {
       const int slot = block_table[length / kPage] * kPage + length % kPage;
       for (i = 0; i < kRow; ++i) {
-        k[slot * kRow + i] = Draw();
+        key[i] = 0.97f * key[i] + 0.24f * Draw();
+        k[slot * kRow + i] = key[i];
         v[slot * kRow + i] = Draw();
       }
     }
-    for (i = 0; i < kQueryHeads * kDim; ++i) q[i] = 3 * Draw();
+    /* Every query head looks for a key of long ago. */
+    for (i = 0; i < kQueryHeads * kDim; ++i) {
+      const int head = i / kDim, past = (length + 400 * head) % kPrompt;
+      const int slot = block_table[past / kPage] * kPage + past % kPage;
+      const int kv_head = head / (kQueryHeads / kKvHeads);
+      q[i] = k[slot * kRow + kv_head * kDim + i % kDim] + 0.5f * Draw();
+    }
     Check(sah_layer_append(sparse, &cache), "sah_layer_append");
     Check(sah_layer_append(dense, &cache), "sah_layer_append");
     step.out = exact;

@@ -1,5 +1,5 @@
-/* A program in C99 against the shared library alone: a layer with a dense and a sparse pipeline, the
- * kernels, and errors. Exits with the number of failures. */
+/* A program in C99 against the shared library alone: a layer with a dense and a sparse pipeline,
+ * the kernels, and errors. Exits with the number of failures. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,12 +11,12 @@ enum { kHeads = 4, kKvHeads = 2, kDim = 32, kKeys = 200, kPage = 16, kPages = 13
 
 static int failures = 0;
 
-#define CHECK(condition)                                                                   \
-  do {                                                                                     \
-    if (!(condition)) {                                                                    \
+#define CHECK(condition)                                                                        \
+  do {                                                                                          \
+    if (!(condition)) {                                                                         \
       printf("line %d: %s is false; last error: %s\n", __LINE__, #condition, sah_last_error()); \
-      ++failures;                                                                          \
-    }                                                                                      \
+      ++failures;                                                                               \
+    }                                                                                           \
   } while (0)
 
 /* A linear congruential generator: the same numbers everywhere, about uniform in [-1, 1). */

@@ -41,8 +41,10 @@ using ::testing::HasSubstr;
 
 // The shape that the shipped model's weights are for.
 constexpr int32_t kHeads = 8, kKvHeads = 2, kDim = 64, kLayer = 3;
+constexpr int32_t kValueDim = 48;
 constexpr int32_t kSequences = 2, kCapacity = 700;
 constexpr char kModel[] = "models/retrieval-6m";
+constexpr float kSinks[kHeads] = {-1, 0, 1, 2, 3, 4, 5, 6};
 
 struct Case {
   std::string name, maskers;
@@ -92,13 +94,15 @@ std::vector<char> Queries(int64_t step, int64_t queries, cpu::Element element) {
                         int64_t{kSequences} * kHeads * queries * kDim, element);
 }
 
-// Tokens [first, first + count) of a sequence: [count, KV heads, dim].
-std::vector<char> Tokens(bool values, int64_t sequence, int64_t first, int64_t count,
+// Tokens [first, first + count) of a sequence: [count, KV heads, dim or value dim]. `round` tells
+// apart what comes before and behind a cut.
+std::vector<char> Tokens(bool values, int64_t sequence, int64_t round, int64_t first, int64_t count,
                          cpu::Element element) {
   std::vector<char> all;
   for (int64_t t = first; t < first + count; ++t) {
-    const auto token = RandomElements(
-        static_cast<uint64_t>(((sequence * 2 + values) * 10000) + t + 1), kKvHeads * kDim, element);
+    const int64_t seed = ((round * kSequences + sequence) * 2 + values) * 10000 + t + 1;
+    const auto token = RandomElements(static_cast<uint64_t>(seed),
+                                      kKvHeads * (values ? kValueDim : kDim), element);
     all.insert(all.end(), token.begin(), token.end());
   }
   return all;
@@ -116,7 +120,8 @@ class Subject {
 class CSubject final : public Subject {
  public:
   CSubject(const std::string& json, cpu::Element element, int64_t page_size, int threads)
-      : element_(element), cache_(element, kSequences, kCapacity, kKvHeads, kDim, kDim, page_size) {
+      : element_(element),
+        cache_(element, kSequences, kCapacity, kKvHeads, kDim, kValueDim, page_size) {
     sah_engine_options options = Sized<sah_engine_options>();
     options.threads = threads;
     options.model_folder = kModel;
@@ -126,6 +131,7 @@ class CSubject final : public Subject {
     sah_layer_options layer = Sized<sah_layer_options>();
     layer.dtype = static_cast<int32_t>(element);
     layer.dim = kDim;
+    layer.value_dim = kValueDim;
     layer.query_heads = kHeads;
     layer.kv_heads = kKvHeads;
     layer.layer = kLayer;
@@ -138,12 +144,13 @@ class CSubject final : public Subject {
 
   void Append(int32_t sequence, int32_t tokens) override {
     const int32_t first = cache_.lengths()[static_cast<size_t>(sequence)];
-    cache_.Append(sequence, Tokens(false, sequence, first, tokens, element_).data(),
-                  Tokens(true, sequence, first, tokens, element_).data(), tokens);
+    cache_.Append(sequence, Tokens(false, sequence, round_, first, tokens, element_).data(),
+                  Tokens(true, sequence, round_, first, tokens, element_).data(), tokens);
     const sah_kv_cache view = cache_.view();
     EXPECT_SAH(SAH_OK, sah_layer_append(layer_.get(), &view));
   }
   void Truncate(int32_t sequence, int32_t length) override {
+    ++round_;
     cache_.lengths()[static_cast<size_t>(sequence)] = length;
     EXPECT_SAH(SAH_OK, sah_layer_truncate(layer_.get(), sequence, length));
   }
@@ -151,14 +158,20 @@ class CSubject final : public Subject {
     const std::vector<char> q = Queries(step, queries, element_);
     const int64_t rows = int64_t{kSequences} * kHeads * queries;
     const int64_t row = kDim * cpu::ElementBytes(element_);
-    StepResult result = {std::vector<char>(q.size()), std::vector<float>(rows),
-                         std::vector<sah_row_report>(rows)};
+    const int64_t value_row = kValueDim * cpu::ElementBytes(element_);
+    StepResult result = {std::vector<char>(static_cast<size_t>(rows * value_row)),
+                         std::vector<float>(rows), std::vector<sah_row_report>(rows)};
     sah_step s = Sized<sah_step>();
     s.q = q.data();
     s.out = result.out.data();
-    s.q_sequence_stride = s.out_sequence_stride = kHeads * queries * row;
-    s.q_head_stride = s.out_head_stride = queries * row;
-    s.q_query_stride = s.out_query_stride = row;
+    s.q_sequence_stride = kHeads * queries * row;
+    s.q_head_stride = queries * row;
+    s.q_query_stride = row;
+    s.out_sequence_stride = kHeads * queries * value_row;
+    s.out_head_stride = queries * value_row;
+    s.out_query_stride = value_row;
+    s.scale = step == 1 ? 0.3f : 0.0f;
+    s.sink_logits = step == 2 ? kSinks : nullptr;
     s.queries = queries;
     s.lse = result.lse.data();
     s.reports = result.reports.data();
@@ -181,14 +194,14 @@ class CSubject final : public Subject {
   const cpu::Element element_;
   HostCache cache_;
   LayerPtr layer_;
-  int64_t allocated_ = 0;
+  int64_t allocated_ = 0, round_ = 0;
 };
 
 class DirectSubject final : public Subject {
  public:
   DirectSubject(const std::string& json, cpu::Element element)
       : element_(element),
-        shape_{element, kDim, kDim, kHeads, kKvHeads, kLayer},
+        shape_{element, kDim, kValueDim, kHeads, kKvHeads, kLayer},
         pipeline_(
             *CpuPipeline::Create(ResolveModelPaths(*PipelineFromJson(*ParseJson(json)), kModel))),
         layer_(*pipeline_.Plan({shape_, kSequences, kCapacity})),
@@ -198,14 +211,16 @@ class DirectSubject final : public Subject {
   }
 
   void Append(int32_t sequence, int32_t tokens) override {
-    const int64_t first = cache_.length(sequence), row = kDim * cpu::ElementBytes(element_);
-    const auto k = Tokens(false, sequence, first, tokens, element_);
-    const auto v = Tokens(true, sequence, first, tokens, element_);
+    const int64_t first = cache_.length(sequence), bytes = cpu::ElementBytes(element_);
+    const int64_t row = kDim * bytes, value_row = kValueDim * bytes;
+    const auto k = Tokens(false, sequence, round_, first, tokens, element_);
+    const auto v = Tokens(true, sequence, round_, first, tokens, element_);
     SA_CHECK_OK(cache_.Append(sequence, {k.data(), row, row * kKvHeads},
-                              {v.data(), row, row * kKvHeads}, tokens));
+                              {v.data(), value_row, value_row * kKvHeads}, tokens));
     layer_.Append(cache_.sequences(), workers_);
   }
   void Truncate(int32_t sequence, int32_t length) override {
+    ++round_;
     SA_CHECK_OK(cache_.Truncate(sequence, length));
     layer_.Truncate(sequence, length);
   }
@@ -213,7 +228,9 @@ class DirectSubject final : public Subject {
     const std::vector<char> q = Queries(step, queries, element_);
     const int64_t rows = int64_t{kSequences} * kHeads * queries;
     const int64_t row = kDim * cpu::ElementBytes(element_);
-    StepResult result = {std::vector<char>(q.size()), std::vector<float>(rows), {}};
+    const int64_t value_row = kValueDim * cpu::ElementBytes(element_);
+    StepResult result = {
+        std::vector<char>(static_cast<size_t>(rows * value_row)), std::vector<float>(rows), {}};
     std::vector<cpu::RowReport> reports(static_cast<size_t>(rows));
     cpu::StepInputs in;
     in.q = q.data();
@@ -222,11 +239,13 @@ class DirectSubject final : public Subject {
     in.q_query_stride = row;
     in.queries = queries;
     in.sequences = cache_.sequences();
-    in.scale = static_cast<float>(1 / std::sqrt(double{kDim}));
+    in.scale = step == 1 ? 0.3f : static_cast<float>(1 / std::sqrt(double{kDim}));
+    in.sink_logits = step == 2 ? kSinks : nullptr;
     in.softcap = step % 2 == 0 ? 0.0f : 20.0f;
     in.sliding_window = step == 3 ? 300 : 0;
     layer_.Run(in,
-               {result.out.data(), kHeads * queries * row, queries * row, row, result.lse.data()},
+               {result.out.data(), kHeads * queries * value_row, queries * value_row, value_row,
+                result.lse.data()},
                workers_, arenas_, reports.data());
     for (const cpu::RowReport& r : reports) {
       result.reports.push_back(
@@ -243,6 +262,7 @@ class DirectSubject final : public Subject {
   cpu::KvCache cache_;
   cpu::Workers workers_;
   std::vector<cpu::Arena> arenas_;
+  int64_t round_ = 0;
 };
 
 // Prompts of different lengths, steps of one and several queries, a cut.
@@ -383,7 +403,7 @@ TEST(Layer, TheOrderOfCallsIsChecked) {
   subject.Step(0, 1);
   std::vector<int32_t>& lengths = subject.cache().lengths();
   const auto run = [&] {
-    std::vector<char> q = Queries(0, 1, cpu::Element::kFloat32), out(q.size());
+    std::vector<char> q = Queries(0, 1, cpu::Element::kFloat32), out(q.size());  // enough
     sah_step s = Sized<sah_step>();
     s.q = q.data();
     s.out = out.data();

@@ -14,18 +14,18 @@
  *   sah_layer_run(layer, &cache, &step);           selects, attends, writes the outputs
  *
  * Conventions
- *   Structs begin with struct_size, which the caller sets to sizeof(the struct): later headers may add
- *   members at the end. A member that is 0 has its default; unused ones must be 0.
- *   Strides and sizes are in bytes, lengths and pages in keys (tokens). The elements of a row lie
- *   side by side; rows start at multiples of the element's size and need no other alignment.
- *   Arrays are row-major in the order of the brackets.
- *   Nothing is copied or kept of what a pointer leads to, unless a function says so.
+ *   - Structs begin with struct_size, which the caller sets to sizeof(the struct): later headers
+ *     may add members at the end. A member that is 0 has its default; unused ones must be 0.
+ *   - Strides and sizes are in bytes, lengths and pages in keys (tokens). The elements of a row lie
+ *     side by side; rows start at multiples of the element's size, no more is asked.
+ *   - Arrays are row-major in the order of the brackets.
+ *   - Nothing is copied or kept of what a pointer leads to, unless a function says so.
  *
  * Errors
- *   Functions return SAH_OK or another sah_status; then nothing was written to outputs, and
- *   sah_last_error() names the field, the rule and the value. Bad values of any kind are answered so;
- *   what cannot be checked is that memory is as large as sizes and strides say. No exception leaves
- *   the library.
+ *   - Functions return SAH_OK or another sah_status; then nothing was written to outputs, and
+ *     sah_last_error() names the field, the rule and the value.
+ *   - Bad values of any kind are answered so; what cannot be checked is that memory is as large as
+ *     sizes and strides say. No exception leaves the library.
  *
  * Threads
  *   Calls on layers of one engine take turns: they share its threads and scratch memory. Different
@@ -55,9 +55,9 @@ extern "C" {
 
 typedef enum sah_status {
   SAH_OK = 0,
-  SAH_INVALID_ARGUMENT = 1,    /* a value breaks a rule */
-  SAH_NOT_FOUND = 2,           /* no such file, no such method */
-  SAH_UNSUPPORTED = 3,         /* valid, but beyond this library; the text says what is supported */
+  SAH_INVALID_ARGUMENT = 1, /* a value breaks a rule */
+  SAH_NOT_FOUND = 2,        /* no such file, no such method */
+  SAH_UNSUPPORTED = 3,      /* valid, but beyond this library; the text says what is supported */
   SAH_OUT_OF_MEMORY = 4,
   SAH_FAILED_PRECONDITION = 5, /* another call must come first */
   SAH_INTERNAL = 6             /* a defect of this library */
@@ -75,9 +75,10 @@ SAH_API const char* sah_last_error(void);
 
 /* ---- Machine --------------------------------------------------------------------------------- */
 
-/* The instruction set that is used where none is named: the most that this machine runs, or what the
- * environment variable SA_ISA names. "generic", "avx2", "avx512", "avx512_bf16". SAH_INVALID_ARGUMENT:
- * SA_ISA names one that is unknown or not supported here. `name` receives a static text. */
+/* The instruction set that is used where none is named: the most that this machine runs, or what
+ * the environment variable SA_ISA names. "generic", "avx2", "avx512", "avx512_bf16".
+ * SAH_INVALID_ARGUMENT: SA_ISA names one that is unknown or not supported here. `name` receives a
+ * static text. */
 SAH_API sah_status sah_default_isa(const char** name);
 
 /* Element types of queries, keys, values and outputs. */
@@ -93,10 +94,10 @@ typedef struct sah_engine sah_engine;
 
 typedef struct sah_engine_options {
   size_t struct_size;
-  int32_t threads;          /* that compute, the caller's among them, up to 1024; 0: one a processor.
-                               The results are the same for any number, bit for bit. */
-  const char* isa;          /* as sah_default_isa() has them; NULL: the default */
-  const char* model_folder; /* what "{model}/" at the beginning of a file's name stands for, or NULL */
+  int32_t threads; /* that compute, the caller's among them, up to 1024; 0: one a processor.
+                      The results are the same for any number, bit for bit. */
+  const char* isa; /* as sah_default_isa() has them; NULL: the default */
+  const char* model_folder; /* stands for "{model}/" where names of files begin so; or NULL */
 } sah_engine_options;
 
 /* Reads a pipeline, such as
@@ -104,9 +105,10 @@ typedef struct sah_engine_options {
  *    "maskers": [{"type": "sink", "sink_size": 128}, {"type": "local", "window_size": 128},
  *                {"type": "quest_top_k", "heavy_size": 0.05, "page_size": 16}]}
  * (a NUL-terminated text; docs/maskers.md has every method and field) and loads the files that it
- * names. `options` may be NULL. `*engine` receives the engine, which the caller destroys; NULL after
- * an error. SAH_INVALID_ARGUMENT: the text; SAH_NOT_FOUND: a method or a file; SAH_UNSUPPORTED: the
- * efficient engine cannot do it. Texts name the place: "pipeline.maskers[2]: ...". */
+ * names. `options` may be NULL. `*engine` receives the engine, which the caller destroys; NULL
+ * after an error. SAH_INVALID_ARGUMENT: the text; SAH_NOT_FOUND: a method or a file;
+ * SAH_UNSUPPORTED: the efficient engine cannot do it. Texts name the place: "pipeline.maskers[2]:
+ * ...". */
 SAH_API sah_status sah_engine_create(const char* json, const sah_engine_options* options,
                                      sah_engine** engine);
 /* Layers of the engine may outlive it. NULL is allowed. */
@@ -138,8 +140,8 @@ typedef struct sah_layer_options {
   int32_t capacity;    /* keys of a sequence at most */
 } sah_layer_options;
 
-/* Plans a layer: memory for its indexes, and the engine's scratch memory, is allocated here, so that
- * steps allocate nothing. The caller destroys `*layer`; NULL after an error. */
+/* Plans a layer: memory for its indexes, and the engine's scratch memory, is allocated here, so
+ * that steps allocate nothing. The caller destroys `*layer`; NULL after an error. */
 SAH_API sah_status sah_layer_create(sah_engine* engine, const sah_layer_options* options,
                                     sah_layer** layer);
 /* NULL is allowed. */
@@ -164,20 +166,20 @@ typedef struct sah_kv_cache {
   const int32_t* block_tables; /* [sequences, block_table_stride]; entries beyond the length are not
                                   read. Must stay as they are during the call. */
   int64_t block_table_stride;  /* entries a sequence */
-  const int32_t* lengths;      /* [sequences]: keys, those of the step's own queries included; 0: the
-                                  slot takes no part in the call */
-  const int32_t* padding;      /* [sequences]: leading keys that are never seen (left padding); or
-                                  NULL: none */
+  const int32_t* lengths; /* [sequences]: keys, those of the step's own queries included; 0: the
+                             slot takes no part in the call */
+  const int32_t* padding; /* [sequences]: leading keys that are never seen (left padding); or
+                             NULL: none */
 } sah_kv_cache;
 
 /* The indexes take in the keys beyond those that they cover; values too, where a method looks at
- * their norms. To be called whenever keys were appended, before the next step. Keys that are covered
- * must stay as they are; where they do not, tell it with sah_layer_truncate first.
+ * their norms. To be called whenever keys were appended, before the next step. Keys that are
+ * covered must stay as they are; where they do not, tell it with sah_layer_truncate first.
  * SAH_OUT_OF_MEMORY: the indexes have forgotten the keys of all sequences. */
 SAH_API sah_status sah_layer_append(sah_layer* layer, const sah_kv_cache* cache);
 
-/* The indexes forget the keys of a sequence from `length` on: after a cut, or with 0 before the slot
- * is given to another sequence. A length beyond what is covered changes nothing. */
+/* The indexes forget the keys of a sequence from `length` on: after a cut, or with 0 before the
+ * slot is given to another sequence. A length beyond what is covered changes nothing. */
 SAH_API sah_status sah_layer_truncate(sah_layer* layer, int32_t sequence, int32_t length);
 
 /* What a step did for one sequence, query head and query. */
@@ -196,10 +198,10 @@ typedef struct sah_step {
   size_t struct_size;
   const void* q; /* [sequences, query heads, queries, dim] by the strides below */
   int64_t q_sequence_stride, q_head_stride, q_query_stride;
-  int64_t queries;         /* of every sequence, at least 1 */
-  float scale;             /* of q.k; 0: 1 / sqrt(dim) */
-  float softcap;           /* softcap * tanh(x / softcap) of the scaled logits; 0: none */
-  int64_t sliding_window;  /* keys that a query sees, its own included; 0: all */
+  int64_t queries;          /* of every sequence, at least 1 */
+  float scale;              /* of q.k; 0: 1 / sqrt(dim) */
+  float softcap;            /* softcap * tanh(x / softcap) of the scaled logits; 0: none */
+  int64_t sliding_window;   /* keys that a query sees, its own included; 0: all */
   const float* sink_logits; /* [query heads]: exp of it joins the denominator; or NULL */
   void* out; /* [sequences, query heads, queries, value_dim] of dtype; must not overlap inputs */
   int64_t out_sequence_stride, out_head_stride, out_query_stride;
@@ -262,16 +264,16 @@ typedef struct sah_state {
 /* A state without keys. */
 SAH_API sah_status sah_state_init(int32_t rows, int32_t value_dim, const sah_state* state);
 
-/* Adds keys [begin, end). Row r attends to [row_begin[r], row_end[r]) of them; NULL: no bound on that
- * side. Dense decoding is sah_state_init, this over all keys, sah_state_finish. */
+/* Adds keys [begin, end). Row r attends to [row_begin[r], row_end[r]) of them; NULL: no bound on
+ * that side. Dense decoding is sah_state_init, this over all keys, sah_state_finish. */
 SAH_API sah_status sah_attend_range(const sah_attention* attention, int64_t begin, int64_t end,
                                     const int64_t* row_begin, const int64_t* row_end,
                                     const sah_state* state);
 
 typedef struct sah_key_list {
   size_t struct_size;
-  const uint32_t* keys;    /* [count], each below attention.keys; ascending is fastest. A key that is
-                              listed twice counts twice. */
+  const uint32_t* keys; /* [count], each below attention.keys; ascending is fastest. A key that is
+                           listed twice counts twice. */
   int64_t count;
   const uint16_t* members; /* [count], bit r: row r attends to the key; NULL: every row does */
   const float* inverse_probabilities; /* [rows, count], > 0 and finite: a sampled key counts so many
