@@ -73,8 +73,7 @@ absl::Status CheckSpan(std::initializer_list<std::pair<int64_t, int64_t>> steps,
   int64_t span = 0;
   for (const auto& [count, stride] : steps) {
     int64_t part;
-    if (__builtin_mul_overflow(count, stride, &part) || part > kMost || part < 0 ||
-        (span += part) > kMost) {
+    if (__builtin_mul_overflow(count, stride, &part) || part > kMost || (span += part) > kMost) {
       return RuleError(path.Text(), "must span less than 2^56 bytes",
                        absl::StrCat(count, " steps of ", stride));
     }

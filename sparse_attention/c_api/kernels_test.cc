@@ -200,7 +200,7 @@ TEST(Kernels, LongWeightedListsGoThroughInPieces) {
   std::vector<uint16_t> members(1500);
   std::vector<Terms> terms(2);
   for (int64_t i = 0; i < 1500; ++i) {
-    members[i] = static_cast<uint16_t>(i % 4);
+    members[i] = static_cast<uint16_t>(i % 7 % 4);  // pieces differ
     for (int32_t r : {0, 1}) {
       weights[r * 1500 + i] = static_cast<float>(1 + (i * 7 + r) % 97);
       if (members[i] >> r & 1) terms[r].push_back({i, weights[r * 1500 + i]});
