@@ -180,7 +180,16 @@ _ISAS = {
     "avx2": _AVX2,
     "avx512": _AVX512,
     "avx512_bf16": _AVX512_BF16,
+    # The baseline of every AArch64 compiler: simd.h tells it from the generic set by the macro.
+    "neon": ["-DSA_NEON"],
 }
+
+def _by_machine(template):
+    """`template` with the name of each instruction set that kernels are compiled for on the target machine."""
+    return select({
+        "//bazel:aarch64": [template % isa for isa in ["generic", "neon"]],
+        "//conditions:default": [template % isa for isa in ["generic", "avx2", "avx512", "avx512_bf16"]],
+    })
 
 def sa_cpu_kernel(name, kernel, hdrs, srcs = [], deps = [], textual_hdrs = [], testonly = False):
     """A CPU kernel: `kernel` is compiled once for every instruction set, in the namespace SA_ISA names.
@@ -196,6 +205,8 @@ def sa_cpu_kernel(name, kernel, hdrs, srcs = [], deps = [], textual_hdrs = [], t
         deps = deps,
     )
     for isa, copts in _ISAS.items():
+        # `//...` leaves out what the usual machine cannot compile.
+        tags = ["manual"] if isa == "neon" else []
         native.cc_library(
             name = name + "_" + isa,
             testonly = testonly,
@@ -203,8 +214,16 @@ def sa_cpu_kernel(name, kernel, hdrs, srcs = [], deps = [], textual_hdrs = [], t
             # GCC 12 takes the undefined operands in its own AVX-512 header for a mistake.
             copts = _COPTS + _KERNEL_OPTIMIZATION + ["-Wno-maybe-uninitialized", "-Wno-uninitialized", "-Wno-psabi", "-DSA_ISA=" + isa] + copts,
             linkstatic = True,
+            tags = tags,
             visibility = ["//visibility:private"],
             deps = [":" + name + "_headers"],
+        )
+        native.filegroup(
+            name = name + "_" + isa + "_archive",
+            testonly = testonly,
+            srcs = [":" + name + "_" + isa],
+            output_group = "archive",
+            tags = tags,
         )
     native.cc_library(
         name = name,
@@ -213,21 +232,13 @@ def sa_cpu_kernel(name, kernel, hdrs, srcs = [], deps = [], textual_hdrs = [], t
         hdrs = hdrs,
         copts = _COPTS,
         linkstatic = True,
-        deps = deps + [":" + name + "_" + isa for isa in _ISAS],
+        deps = deps + _by_machine(":" + name + "_%s"),
     )
-    archives = []
-    for isa in _ISAS:
-        archives.append(name + "_" + isa + "_archive")
-        native.filegroup(
-            name = archives[-1],
-            testonly = testonly,
-            srcs = [":" + name + "_" + isa],
-            output_group = "archive",
-        )
     native.sh_test(
         name = name + "_symbols_test",
         size = "small",
         srcs = ["//bazel:isa_symbols_test.sh"],
-        args = ["$(locations :%s)" % archive for archive in archives],
-        data = archives,
+        args = _by_machine("$(locations :" + name + "_%s_archive)"),
+        data = _by_machine(":" + name + "_%s_archive"),
+        tags = ["isa_symbols"],
     )

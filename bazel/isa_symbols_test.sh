@@ -7,7 +7,7 @@ wrong=0
 for object in "$@"; do
   defined=$(nm --defined-only --extern-only --demangle "$object" | awk 'NF >= 3' )
   [ -n "$defined" ] || { echo "$object defines nothing"; exit 1; }
-  if others=$(grep -vE '(^| )[[:xdigit:]]* ?[A-Za-z] .*sparse_attention::cpu::(generic|avx2|avx512|avx512_bf16)::' <<<"$defined"); then
+  if others=$(grep -vE '(^| )[[:xdigit:]]* ?[A-Za-z] .*sparse_attention::cpu::(generic|avx2|avx512|avx512_bf16|neon)::' <<<"$defined"); then
     echo "$object:"
     echo "$others"
     wrong=1

@@ -142,7 +142,7 @@ SA_INLINE void Reduce(const Nearest& nearest, float* value, int32_t* code) {
 
 // Fused operations halve the work but give other last bits. They decide where the nearest centroid
 // leads by more than both ways of adding can differ; the other rows are searched again.
-#if defined(SA_AVX512) || defined(SA_AVX2) || defined(__aarch64__)
+#if defined(SA_AVX512) || defined(SA_AVX2) || defined(SA_NEON)
 constexpr bool kFused = true;
 #else
 constexpr bool kFused = false;
@@ -198,12 +198,8 @@ SA_INLINE int32_t Leader(const float* distances, float margin) {
 #if defined(SA_AVX512)
     const uint64_t part = _mm512_cmp_ps_mask(reinterpret_cast<__m512>(distance),
                                              reinterpret_cast<__m512>(limit), _CMP_LE_OQ);
-#elif defined(SA_AVX2)
-    const uint64_t part =
-        static_cast<uint32_t>(_mm256_movemask_ps(reinterpret_cast<__m256>(distance <= limit)));
 #else
-    uint64_t part = 0;
-    for (int i = 0; i < kLanes; ++i) part |= uint64_t{distance[i] <= limit[i]} << i;
+    const uint64_t part = LaneBits(distance <= limit);
 #endif
     near |= part << (v * kLanes);
   }

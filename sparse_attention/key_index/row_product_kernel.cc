@@ -223,18 +223,6 @@ void Activate(RowActivation activation, float* x, int64_t n) {
   }
 }
 
-SA_INLINE uint64_t Mask(I32 lanes) {
-#if defined(SA_AVX512)
-  return _mm512_movepi32_mask(reinterpret_cast<__m512i>(lanes));
-#elif defined(SA_AVX2)
-  return static_cast<uint32_t>(_mm256_movemask_ps(reinterpret_cast<__m256>(lanes)));
-#else
-  uint64_t mask = 0;
-  for (int i = 0; i < kLanes; ++i) mask |= static_cast<uint64_t>(lanes[i] != 0) << i;
-  return mask;
-#endif
-}
-
 void Signs(const float* x, int64_t n, bool zero_is_one, uint64_t* words) {
   const I32 none = {};
   for (int64_t begin = 0; begin < n; begin += 64) {
@@ -243,7 +231,7 @@ void Signs(const float* x, int64_t n, bool zero_is_one, uint64_t* words) {
       const int64_t count = n - i;
       const F32 value = count >= kLanes ? Load(x + i) : LoadPart(x + i, count);
       const I32 above = value > 0, zero = value == 0;
-      uint64_t part = Mask(above | (zero_is_one ? zero : none));
+      uint64_t part = LaneBits(above | (zero_is_one ? zero : none));
       if (count < kLanes) part &= (uint64_t{1} << count) - 1;
       word |= part << (i - begin);
     }

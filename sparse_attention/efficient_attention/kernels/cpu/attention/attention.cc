@@ -4,7 +4,7 @@ namespace sparse_attention::cpu {
 
 const AttentionKernels& AttentionKernelsFor(Isa isa) {
   static const auto* const kernels = [] {
-    static AttentionKernels all[4];
+    static AttentionKernels all[kNumIsas];
     for (Isa each : SupportedIsas()) {
       all[static_cast<int>(each)] = SA_CHOOSE_ISA(each, MakeAttentionKernels());
     }

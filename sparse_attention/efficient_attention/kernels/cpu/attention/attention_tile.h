@@ -134,6 +134,9 @@ SA_INLINE F32 AddPairs(F32 a, F32 b, std::integer_sequence<int, i...>) {
 // Lane i of the result is the sum over the lanes of x[i]; kLanes vectors.
 template <int step = 1>
 SA_INLINE F32 SumEach(const F32* x) {
+#if defined(SA_NEON)
+  return SumLanes4(x[0], x[1], x[2], x[3]);
+#else
   if constexpr (step == kLanes) {
     return x[0];
   } else {
@@ -143,6 +146,7 @@ SA_INLINE F32 SumEach(const F32* x) {
     }
     return SumEach<2 * step>(half);
   }
+#endif
 }
 
 // Addresses of rows, for the tile at hand and those whose rows are asked for ahead.
@@ -186,8 +190,10 @@ SA_INLINE void DotPart(const Query<T>& query, int first_row, int dim, const Addr
                        int64_t first_key, Ahead ahead, F32 (*x)[kTileVectors], int part) {
   using P = Product<T>;
   // With q in registers a key at a time; otherwise each load of q serves several keys.
-  constexpr bool kHoldQuery = kFixed > 0 && sizeof(typename P::Operand) * kFixed * kRows <= 16 * 64;
-  constexpr int kKeys = kHoldQuery ? 1 : kLanes == 16 ? 4 : 2;
+  constexpr size_t kMostHeld = kRegisters == 32 ? 16 * sizeof(F32) : 16 * 64;
+  constexpr bool kHoldQuery =
+      kFixed > 0 && sizeof(typename P::Operand) * kFixed * kRows <= kMostHeld;
+  constexpr int kKeys = kHoldQuery ? 1 : kRegisters == 32 ? 4 : 2;
   const int whole = kFixed > 0 ? kFixed : dim / kChunk;
   const int rest = kFixed > 0 ? 0 : dim % kChunk;
   typename P::Operand held[kRows][kFixed > 0 ? kFixed : 1];
@@ -339,7 +345,7 @@ SA_INLINE void AccumulateTile(const Addresses& values, int64_t first_key, int n,
                               int value_dim, const float (*weights)[kTile], const float* decay,
                               float (*out)[kMaxDim]) {
   // As many sums as half of the registers hold.
-  constexpr int kVectors = kLanes == 16 ? 16 : 8;
+  constexpr int kVectors = kRegisters / 2;
   constexpr int kChunks = kVectors / 2 / (kRows == 3 ? 4 : kRows);
   const int whole = value_dim / kChunk, rest = value_dim % kChunk;
   int chunk = 0;

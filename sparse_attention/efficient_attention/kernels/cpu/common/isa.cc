@@ -34,6 +34,8 @@ std::vector<Isa> Detect() {
       __builtin_cpu_supports("avx512bitalg") && __builtin_cpu_supports("avx512vpopcntdq")) {
     isas.push_back(Isa::kAvx512Bf16);
   }
+#elif defined(__aarch64__)
+  isas.push_back(Isa::kNeon);
 #endif
   return isas;
 }
@@ -69,17 +71,15 @@ bool DetectNearPrefetch() {
 const char* IsaName(Isa isa) {
   switch (isa) {
     case Isa::kGeneric:
-#if defined(__aarch64__)
-      return "neon";
-#else
       return "generic";
-#endif
     case Isa::kAvx2:
       return "avx2";
     case Isa::kAvx512:
       return "avx512";
     case Isa::kAvx512Bf16:
       return "avx512_bf16";
+    case Isa::kNeon:
+      return "neon";
   }
   return "unknown";
 }

@@ -11,13 +11,16 @@ namespace sparse_attention::cpu {
 
 // From the least to the most.
 enum class Isa {
-  kGeneric,     // what the compiler's baseline allows: SSE2 on x86-64, NEON on AArch64
+  kGeneric,     // what the compiler makes of vectors in its baseline: SSE2, or whatever it has
   kAvx2,        // AVX2, FMA, F16C, BMI2: Haswell, Zen and later
   kAvx512,      // AVX-512 F, BW, DQ, VL, CD: Skylake servers and later
   kAvx512Bf16,  // and BF16, VNNI, VBMI, VBMI2, BITALG, VPOPCNTDQ: Zen 4, Sapphire Rapids and later
+  kNeon,        // Advanced SIMD of ARMv8.0: every AArch64 machine
 };
 
-const char* IsaName(Isa isa);  // "generic" ("neon" on AArch64), "avx2", "avx512", "avx512_bf16"
+constexpr int kNumIsas = 5;
+
+const char* IsaName(Isa isa);  // "generic", "avx2", "avx512", "avx512_bf16", "neon"
 
 // Those that this machine runs, the least first, never empty.
 std::span<const Isa> SupportedIsas();
@@ -56,6 +59,16 @@ bool PrefersNearPrefetch();
    : (isa) == ::sparse_attention::cpu::Isa::kAvx512   ? avx512::function      \
    : (isa) == ::sparse_attention::cpu::Isa::kAvx2     ? avx2::function        \
                                                       : generic::function)
+#elif defined(__aarch64__)
+#define SA_DECLARE_ISAS(declaration) \
+  namespace generic {                \
+  declaration;                       \
+  }                                  \
+  namespace neon {                   \
+  declaration;                       \
+  }
+#define SA_CHOOSE_ISA(isa, function) \
+  ((isa) == ::sparse_attention::cpu::Isa::kNeon ? neon::function : generic::function)
 #else
 #define SA_DECLARE_ISAS(declaration) \
   namespace generic {                \

@@ -7,7 +7,7 @@
 namespace sparse_attention::cpu {
 namespace {
 
-std::array<std::atomic<int64_t>, 4> cases;
+std::array<std::atomic<int64_t>, kNumIsas> cases;
 
 class PrintCases : public ::testing::Environment {
  public:

@@ -17,7 +17,7 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
-#elif defined(__aarch64__)
+#elif defined(SA_NEON)
 #include <arm_neon.h>
 #endif
 
@@ -27,7 +27,8 @@
 #error "simd.h is for sources of sa_cpu_kernel"
 #endif
 
-// What the current instruction set has.
+// What the current instruction set has. SA_NEON comes from sa_cpu_kernel: the compiler's own macros
+// are those of the generic set.
 #if defined(__AVX512F__)
 #define SA_AVX512 1
 #endif
@@ -55,6 +56,16 @@ typedef int32_t I32 __attribute__((vector_size(4 * kLanes)));
 typedef uint32_t U32 __attribute__((vector_size(4 * kLanes)));
 typedef uint16_t U16Half __attribute__((vector_size(2 * kLanes)));
 
+// Four floats, whatever the vectors are.
+typedef float F4 __attribute__((vector_size(16)));
+
+// Vector registers.
+#if defined(SA_AVX512) || defined(__aarch64__)
+constexpr int kRegisters = 32;
+#else
+constexpr int kRegisters = 16;
+#endif
+
 // Subtracting 0 changes nothing and costs nothing; adding it would make 0 of -0.
 SA_INLINE F32 Set(float x) { return x - F32{}; }
 SA_INLINE U32 SetU32(uint32_t x) { return U32{} + x; }
@@ -75,6 +86,8 @@ SA_INLINE F32 LoadFloats(const BFloat16* p) {
 #elif defined(SA_AVX2)
   const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
   return reinterpret_cast<F32>(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+#elif defined(SA_NEON)
+  return reinterpret_cast<F32>(vshll_n_u16(vld1_u16(&p->bits), 16));
 #else
   U16Half bits;
   std::memcpy(&bits, p, sizeof(bits));
@@ -88,10 +101,8 @@ SA_INLINE F32 LoadFloats(const Float16* p) {
 #elif defined(SA_AVX2)
   return reinterpret_cast<F32>(
       _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
-#elif defined(__aarch64__)
-  float16x4_t bits;
-  std::memcpy(&bits, p, sizeof(bits));
-  return reinterpret_cast<F32>(vcvt_f32_f16(bits));
+#elif defined(SA_NEON)
+  return reinterpret_cast<F32>(vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(&p->bits))));
 #else
   // Without branches: a subnormal becomes normal by a multiplication that is exact.
   U16Half halves;
@@ -119,7 +130,7 @@ SA_INLINE void StoreFloats(F32 x, Float16* p) {
   const __m256i halves = _mm512_cvtps_ph(reinterpret_cast<__m512>(x), _MM_FROUND_TO_NEAREST_INT);
 #elif defined(SA_AVX2)
   const __m128i halves = _mm256_cvtps_ph(reinterpret_cast<__m256>(x), _MM_FROUND_TO_NEAREST_INT);
-#elif defined(__aarch64__)
+#elif defined(SA_NEON)
   const float16x4_t halves = vcvt_f16_f32(reinterpret_cast<float32x4_t>(x));
 #else
   const U32 bits = reinterpret_cast<U32>(x);
@@ -160,7 +171,7 @@ SA_INLINE F32 MulAdd(F32 a, F32 b, F32 c) {
 #elif defined(SA_AVX2)
   return reinterpret_cast<F32>(_mm256_fmadd_ps(
       reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b), reinterpret_cast<__m256>(c)));
-#elif defined(__aarch64__)
+#elif defined(SA_NEON)
   return reinterpret_cast<F32>(vfmaq_f32(reinterpret_cast<float32x4_t>(c),
                                          reinterpret_cast<float32x4_t>(a),
                                          reinterpret_cast<float32x4_t>(b)));
@@ -170,8 +181,19 @@ SA_INLINE F32 MulAdd(F32 a, F32 b, F32 c) {
 }
 
 // Of a NaN and a number either may result.
+#if defined(SA_NEON)
+SA_INLINE F32 Max(F32 a, F32 b) {
+  return reinterpret_cast<F32>(
+      vmaxq_f32(reinterpret_cast<float32x4_t>(a), reinterpret_cast<float32x4_t>(b)));
+}
+SA_INLINE F32 Min(F32 a, F32 b) {
+  return reinterpret_cast<F32>(
+      vminq_f32(reinterpret_cast<float32x4_t>(a), reinterpret_cast<float32x4_t>(b)));
+}
+#else
 SA_INLINE F32 Max(F32 a, F32 b) { return a > b ? a : b; }
 SA_INLINE F32 Min(F32 a, F32 b) { return a < b ? a : b; }
+#endif
 
 // x, but at least `least` and at most `most`; NaN stays NaN.
 SA_INLINE F32 Clamp(F32 x, float least, float most) {
@@ -191,6 +213,8 @@ SA_INLINE F32 Clamp(F32 x, float least, float most) {
 SA_INLINE float SumLanes(F32 x) {
 #if defined(SA_AVX512)
   return _mm512_reduce_add_ps(reinterpret_cast<__m512>(x));
+#elif defined(SA_NEON)
+  return vaddvq_f32(reinterpret_cast<float32x4_t>(x));
 #else
   float lanes[kLanes];
   Store(x, lanes);
@@ -203,6 +227,8 @@ SA_INLINE float SumLanes(F32 x) {
 SA_INLINE float MaxLanes(F32 x) {
 #if defined(SA_AVX512)
   return _mm512_reduce_max_ps(reinterpret_cast<__m512>(x));
+#elif defined(SA_NEON)
+  return vmaxvq_f32(reinterpret_cast<float32x4_t>(x));
 #else
   float lanes[kLanes];
   Store(x, lanes);
@@ -214,6 +240,77 @@ SA_INLINE float MaxLanes(F32 x) {
   return lanes[0];
 #endif
 }
+
+// The sums of the lanes of four vectors.
+SA_INLINE F4 SumLanes4(F32 a, F32 b, F32 c, F32 d) {
+#if defined(SA_AVX512)
+  const __m512 x[4] = {reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b),
+                       reinterpret_cast<__m512>(c), reinterpret_cast<__m512>(d)};
+  const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(x[0], x[1]), _mm512_unpackhi_ps(x[0], x[1]));
+  const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(x[2], x[3]), _mm512_unpackhi_ps(x[2], x[3]));
+  const __m512 all =
+      _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xEE));
+  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+  return reinterpret_cast<F4>(
+      _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+#elif defined(SA_AVX2)
+  const __m256 x[4] = {reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b),
+                       reinterpret_cast<__m256>(c), reinterpret_cast<__m256>(d)};
+  const __m256 ab = _mm256_add_ps(_mm256_unpacklo_ps(x[0], x[1]), _mm256_unpackhi_ps(x[0], x[1]));
+  const __m256 cd = _mm256_add_ps(_mm256_unpacklo_ps(x[2], x[3]), _mm256_unpackhi_ps(x[2], x[3]));
+  const __m256 all =
+      _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xEE));
+  return reinterpret_cast<F4>(
+      _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
+#elif defined(SA_NEON)
+  return reinterpret_cast<F4>(
+      vpaddq_f32(vpaddq_f32(reinterpret_cast<float32x4_t>(a), reinterpret_cast<float32x4_t>(b)),
+                 vpaddq_f32(reinterpret_cast<float32x4_t>(c), reinterpret_cast<float32x4_t>(d))));
+#else
+  const F32 ab =
+      __builtin_shuffle(a, b, I32{0, 4, 1, 5}) + __builtin_shuffle(a, b, I32{2, 6, 3, 7});
+  const F32 cd =
+      __builtin_shuffle(c, d, I32{0, 4, 1, 5}) + __builtin_shuffle(c, d, I32{2, 6, 3, 7});
+  return __builtin_shuffle(ab, cd, I32{0, 1, 4, 5}) + __builtin_shuffle(ab, cd, I32{2, 3, 6, 7});
+#endif
+}
+
+// A bit a lane: set where the lane of a comparison is -1.
+SA_INLINE uint32_t LaneBits(I32 lanes) {
+#if defined(SA_AVX512)
+  return _mm512_movepi32_mask(reinterpret_cast<__m512i>(lanes));
+#elif defined(SA_AVX2)
+  return static_cast<uint32_t>(_mm256_movemask_ps(reinterpret_cast<__m256>(lanes)));
+#elif defined(__x86_64__)
+  return static_cast<uint32_t>(_mm_movemask_ps(reinterpret_cast<__m128>(lanes)));
+#elif defined(SA_NEON)
+  const I32 weights = {1, 2, 4, 8};
+  return static_cast<uint32_t>(vaddvq_s32(reinterpret_cast<int32x4_t>(lanes & weights)));
+#else
+  uint32_t bits = 0;
+  for (int i = 0; i < kLanes; ++i) bits |= static_cast<uint32_t>(lanes[i] & 1) << i;
+  return bits;
+#endif
+}
+
+#if defined(SA_NEON)
+// The same for 64 lanes of kBytes bytes each, which are 0 or -1.
+template <int kBytes>
+SA_INLINE uint64_t LaneBits64(const uint8x16_t* lanes) {
+  static_assert(kBytes == 1 || kBytes == 2 || kBytes == 4 || kBytes == 8);
+  if constexpr (kBytes > 1) {
+    uint8x16_t half[2 * kBytes];
+    for (int i = 0; i < 2 * kBytes; ++i) half[i] = vuzp1q_u8(lanes[2 * i], lanes[2 * i + 1]);
+    return LaneBits64<kBytes / 2>(half);
+  } else {
+    const uint8x16_t weights = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201u));
+    const uint8x16_t low = vpaddq_u8(vandq_u8(lanes[0], weights), vandq_u8(lanes[1], weights));
+    const uint8x16_t high = vpaddq_u8(vandq_u8(lanes[2], weights), vandq_u8(lanes[3], weights));
+    const uint8x16_t fours = vpaddq_u8(low, high);
+    return vgetq_lane_u64(vreinterpretq_u64_u8(vpaddq_u8(fours, fours)), 0);
+  }
+}
+#endif
 
 // e^x for x <= 88, relative error below 3 units in the last place; 0 at and below about -87.3,
 // for -infinity too; NaN stays NaN. Cody and Waite's reduction to [-ln 2 / 2, ln 2 / 2] and the

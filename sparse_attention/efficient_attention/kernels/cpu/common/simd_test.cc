@@ -1,3 +1,4 @@
+#include <bit>
 #include <cmath>
 #include <cstdlib>
 #include <limits>
@@ -66,6 +67,44 @@ TEST_P(SimdTest, ShortFloatsWidenExactly) {
   }
 }
 
+TEST_P(SimdTest, FloatsRoundToShortOnesAsOneByOne) {
+  CountCase(GetParam());
+  // Every sign, exponent and half of a step between neighbours, and what lies beside them.
+  std::vector<float> x;
+  for (uint32_t high = 0; high < 0x10000; ++high) {
+    for (uint32_t low : {0u, 1u, 0x0FFFu, 0x1000u, 0x1001u, 0x7FFFu, 0x8000u, 0x8001u, 0xF000u}) {
+      x.push_back(std::bit_cast<float>(high << 16 | low));
+    }
+  }
+  const int64_t n = static_cast<int64_t>(x.size()) - 1;  // so that the last vector is a part
+  std::vector<Float16> half(x.size(), Float16{0x1234});
+  std::vector<BFloat16> brain(x.size(), BFloat16{0x1234});
+  probe_.to_half(x.data(), n, half.data());
+  probe_.to_brain(x.data(), n, brain.data());
+  for (int64_t i = 0; i < n; ++i) {
+    if (std::isnan(x[i])) {
+      ASSERT_TRUE(std::isnan(ToFloat(half[i])) && std::isnan(ToFloat(brain[i]))) << i;
+    } else {
+      ASSERT_EQ(half[i].bits, ToFloat16(x[i]).bits) << x[i];
+      ASSERT_EQ(brain[i].bits, ToBFloat16(x[i]).bits) << x[i];
+    }
+  }
+  EXPECT_EQ(half[n].bits, 0x1234);
+  EXPECT_EQ(brain[n].bits, 0x1234);
+}
+
+TEST_P(SimdTest, MinimaAndBitsOfLanes) {
+  CountCase(GetParam());
+  for (int bit = 0; bit < 64; ++bit) {
+    std::vector<float> x(64, -1), y(64, 0.5f), out(64);
+    x[static_cast<size_t>(bit)] = 2;
+    EXPECT_EQ(probe_.positive(x.data()), uint64_t{1} << bit);
+    probe_.min(x.data(), y.data(), 64, out.data());
+    for (int i = 0; i < 64; ++i) EXPECT_EQ(out[static_cast<size_t>(i)], i == bit ? 0.5f : -1);
+    EXPECT_EQ(probe_.positive(y.data()), ~uint64_t{0});
+  }
+}
+
 TEST_P(SimdTest, SumsAndMaximaOfLanes) {
   CountCase(GetParam());
   for (int64_t n = 1; n < 70; ++n) {
@@ -90,7 +129,9 @@ TEST(Isa, TheBestIsSupportedAndNamed) {
 }
 
 TEST(IsaDeathTest, AnUnknownNameEndsTheProcess) {
-  ::testing::GTEST_FLAG(death_test_style) = "threadsafe";
+  // GoogleTest runs death tests first: no other has made BestIsa choose. An emulator forks, but
+  // cannot start its program anew, as the other style does.
+  ::testing::GTEST_FLAG(death_test_style) = "fast";
   setenv("SA_ISA", "sse9", 1);
   EXPECT_EXIT(BestIsa(), ::testing::ExitedWithCode(2), "SA_ISA must be one of .*got sse9");
   unsetenv("SA_ISA");

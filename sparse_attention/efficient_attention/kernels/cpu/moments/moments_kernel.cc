@@ -9,9 +9,13 @@ typedef double F64 __attribute__((vector_size(8 * kDoubles)));
 typedef float F32Half __attribute__((vector_size(4 * kDoubles)));
 
 SA_INLINE F64 LoadDoubles(const float* x) {
+#if defined(SA_NEON)
+  return reinterpret_cast<F64>(vcvt_f64_f32(vld1_f32(x)));
+#else
   F32Half half;
   std::memcpy(&half, x, sizeof(half));
   return __builtin_convertvector(half, F64);
+#endif
 }
 
 // The sum of term(x) over all values: over lanes of four vectors, then over these, then what is

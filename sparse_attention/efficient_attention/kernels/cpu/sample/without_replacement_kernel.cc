@@ -25,6 +25,12 @@ SA_INLINE Product Multiply(U32 a, uint32_t factor) {
   const __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64(x, 32), f);
   return {reinterpret_cast<U32>(_mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA)),
           reinterpret_cast<U32>(_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA))};
+#elif defined(SA_NEON)
+  const uint32x4_t x = reinterpret_cast<uint32x4_t>(a);
+  const uint32x4_t first = vreinterpretq_u32_u64(vmull_n_u32(vget_low_u32(x), factor));
+  const uint32x4_t second = vreinterpretq_u32_u64(vmull_high_n_u32(x, factor));
+  return {reinterpret_cast<U32>(vuzp1q_u32(first, second)),
+          reinterpret_cast<U32>(vuzp2q_u32(first, second))};
 #else
   Product product;
   for (int i = 0; i < kLanes; ++i) {

@@ -37,7 +37,7 @@ SA_INLINE U32 CountOnes(U32 x) {
       _mm256_shuffle_epi8(ones_of_nibble, _mm256_and_si256(_mm256_srli_epi16(v, 4), low)));
   return reinterpret_cast<U32>(
       _mm256_madd_epi16(_mm256_maddubs_epi16(ones, _mm256_set1_epi8(1)), _mm256_set1_epi16(1)));
-#elif defined(__aarch64__)
+#elif defined(SA_NEON)
   const uint8x16_t ones = vcntq_u8(reinterpret_cast<uint8x16_t>(x));
   return reinterpret_cast<U32>(vpaddlq_u16(vpaddlq_u8(ones)));
 #else
@@ -82,6 +82,11 @@ SA_INLINE void StoreCounts(const U32* x, uint8_t* out) {
   const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(out),
                       _mm256_permutevar8x32_epi32(_mm256_packus_epi16(ab, cd), order));
+#elif defined(SA_NEON)
+  const auto halves = [&](int i) __attribute__((always_inline)) {
+    return vuzp1q_u16(reinterpret_cast<uint16x8_t>(x[i]), reinterpret_cast<uint16x8_t>(x[i + 1]));
+  };
+  vst1q_u8(out, vuzp1q_u8(vreinterpretq_u8_u16(halves(0)), vreinterpretq_u8_u16(halves(2))));
 #else
   typedef uint8_t U8Quarter __attribute__((vector_size(kLanes)));
   for (int v = 0; v < kVectors; ++v) {

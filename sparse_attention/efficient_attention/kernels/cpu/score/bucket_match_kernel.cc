@@ -86,8 +86,14 @@ SA_INLINE uint64_t Missed(uint64_t missed, const Bucket* held, int64_t stride,
     std::memcpy(hits + i, &hit, sizeof(hit));
   }
   // One bit a key.
+#if defined(SA_NEON)
+  uint8x16_t lanes[4 * sizeof(Bucket)];
+  std::memcpy(lanes, hits, sizeof(lanes));
+  const uint64_t bits = LaneBits64<sizeof(Bucket)>(lanes);
+#else
   uint64_t bits = 0;
   for (int i = 0; i < kWordKeys; ++i) bits |= uint64_t{hits[i] != 0} << i;
+#endif
   return missed & ~bits;
 }
 

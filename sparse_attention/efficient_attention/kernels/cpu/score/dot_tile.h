@@ -8,44 +8,7 @@ namespace sparse_attention::cpu::SA_ISA {
 
 constexpr int kTileKeys = 4;
 // Query rows whose sums fit the registers beside the keys.
-#if defined(SA_AVX512) || defined(__aarch64__)
-constexpr int kTileRows = 4;
-#else
-constexpr int kTileRows = 2;
-#endif
-
-// One number a key of a tile.
-typedef float F4 __attribute__((vector_size(16)));
-
-// The sums of the lanes of four vectors.
-SA_INLINE F4 SumLanes4(F32 a, F32 b, F32 c, F32 d) {
-#if defined(SA_AVX512)
-  const __m512 x[4] = {reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b),
-                       reinterpret_cast<__m512>(c), reinterpret_cast<__m512>(d)};
-  const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(x[0], x[1]), _mm512_unpackhi_ps(x[0], x[1]));
-  const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(x[2], x[3]), _mm512_unpackhi_ps(x[2], x[3]));
-  const __m512 all =
-      _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xEE));
-  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
-  return reinterpret_cast<F4>(
-      _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
-#elif defined(SA_AVX2)
-  const __m256 x[4] = {reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b),
-                       reinterpret_cast<__m256>(c), reinterpret_cast<__m256>(d)};
-  const __m256 ab = _mm256_add_ps(_mm256_unpacklo_ps(x[0], x[1]), _mm256_unpackhi_ps(x[0], x[1]));
-  const __m256 cd = _mm256_add_ps(_mm256_unpacklo_ps(x[2], x[3]), _mm256_unpackhi_ps(x[2], x[3]));
-  const __m256 all =
-      _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xEE));
-  return reinterpret_cast<F4>(
-      _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
-#else
-  const F32 ab =
-      __builtin_shuffle(a, b, I32{0, 4, 1, 5}) + __builtin_shuffle(a, b, I32{2, 6, 3, 7});
-  const F32 cd =
-      __builtin_shuffle(c, d, I32{0, 4, 1, 5}) + __builtin_shuffle(c, d, I32{2, 6, 3, 7});
-  return __builtin_shuffle(ab, cd, I32{0, 1, 4, 5}) + __builtin_shuffle(ab, cd, I32{2, 3, 6, 7});
-#endif
-}
+constexpr int kTileRows = kRegisters / 8;
 
 // How keys of type T meet float queries: by kStep elements.
 template <typename T>

@@ -149,6 +149,13 @@ SA_INLINE I32 AddProducts(I32 sum, U32 bytes, const Quad& q) {
         _mm_madd_epi16(reinterpret_cast<__m128i>(x), _mm_set1_epi32(static_cast<int32_t>(y))));
   };
   return sum + madd(even, q.even) + madd(odd, q.odd);
+#elif defined(SA_NEON)
+  // A product of a byte and a signed byte fits 16 bits.
+  const auto products = [](U32 x, uint32_t y) __attribute__((always_inline)) {
+    return vmulq_s16(reinterpret_cast<int16x8_t>(x), vreinterpretq_s16_u32(vdupq_n_u32(y)));
+  };
+  const int32x4_t with_even = vpadalq_s16(reinterpret_cast<int32x4_t>(sum), products(even, q.even));
+  return reinterpret_cast<I32>(vpadalq_s16(with_even, products(odd, q.odd)));
 #else
   const auto half = [](uint32_t x, int i) { return static_cast<int16_t>(x >> (16 * i)); };
   const I32 e = reinterpret_cast<I32>(even), o = reinterpret_cast<I32>(odd);

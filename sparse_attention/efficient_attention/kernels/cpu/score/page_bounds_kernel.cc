@@ -131,6 +131,8 @@ __attribute__((flatten)) SA_INLINE void StoreElements(F32 x, Float16* p, int cou
   const __m256i bits = _mm512_cvtps_ph(reinterpret_cast<__m512>(x), _MM_FROUND_TO_NEAREST_INT);
 #elif defined(SA_AVX2)
   const __m128i bits = _mm256_cvtps_ph(reinterpret_cast<__m256>(x), _MM_FROUND_TO_NEAREST_INT);
+#elif defined(SA_NEON)
+  const float16x4_t bits = vcvt_f16_f32(reinterpret_cast<float32x4_t>(x));
 #else
   Float16 bits[kLanes];
   for (int i = 0; i < kLanes; ++i) bits[i] = ToFloat16(x[i]);

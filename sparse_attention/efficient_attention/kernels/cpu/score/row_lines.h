@@ -30,6 +30,8 @@ SA_INLINE F32 Combine(F32 a, F32 b) {
   const __m512 x = reinterpret_cast<__m512>(a), y = reinterpret_cast<__m512>(b);
   return reinterpret_cast<F32>(
       _mm512_mask_mov_ps(_mm512_max_ps(x, y), _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), x));
+#elif defined(SA_NEON)
+  return Max(a, b);  // NaN where either is
 #else
   return a != a ? a : (a > b ? a : b);
 #endif

@@ -1,3 +1,5 @@
+#include <type_traits>
+
 #include "sparse_attention/efficient_attention/kernels/cpu/common/simd.h"
 #include "sparse_attention/efficient_attention/kernels/cpu/score/row_lines.h"
 #include "sparse_attention/efficient_attention/kernels/cpu/score/table_lookup.h"
@@ -7,9 +9,7 @@ namespace {
 
 constexpr int64_t kBlockKeys = 1024;  // sums of two rows that stay in the first-level cache
 
-// Four entries side by side: one key's for four rows, or one row's for four keys.
-typedef float F4 __attribute__((vector_size(16)));
-
+// An F4 is four entries side by side: one key's for four rows, or one row's for four keys.
 SA_INLINE F4 LoadF4(const float* p) {
   F4 x;
   std::memcpy(&x, p, sizeof(x));
@@ -96,7 +96,7 @@ struct FloatTable {
   using Code = uint8_t;
   static constexpr int kVectors = 1, kTablesAtOnce = 2, kRowsAtOnce = 2;
   static constexpr bool kInRegisters = true;
-  static constexpr int kRegisters = 1 << (kBits - 4);
+  static constexpr int kParts = 1 << (kBits - 4);
   struct Codes {
     __m512i index;
     __mmask16 lower, upper;  // codes below 32, and others
@@ -113,7 +113,7 @@ struct FloatTable {
 
   // Of fewer entries than there is room for, too.
   SA_INLINE void Load(const float* table, int entries) {
-    for (int i = 0; i < kRegisters; ++i) {
+    for (int i = 0; i < kParts; ++i) {
       const int left = entries - 16 * i;
       const uint32_t mask = left >= 16 ? 0xFFFF : left <= 0 ? 0 : (1u << left) - 1;
       part[i] = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), table + 16 * i);
@@ -130,7 +130,7 @@ struct FloatTable {
     }
   }
 
-  __m512 part[kRegisters];
+  __m512 part[kParts];
 };
 #endif
 
@@ -208,6 +208,49 @@ struct ByteTable {
   }
 
   __m512i part[4][kParts];
+};
+#endif
+
+#if defined(SA_NEON)
+// Up to 32 or 64 entries as four tables of bytes: an instruction looks up a byte of 16 keys.
+template <int kBits>
+struct ByteTable {
+  using Code = uint8_t;
+  static constexpr int kVectors = 4, kTablesAtOnce = 1, kRowsAtOnce = kBits == 5 ? 2 : 1;
+  static constexpr bool kInRegisters = true;
+  static constexpr int kParts = 1 << (kBits - 4);
+  struct Codes {
+    uint8x16_t index;
+  };
+  static SA_INLINE Codes Read(const Code* p) { return {vld1q_u8(p)}; }
+
+  SA_INLINE void Load(const float* table, int entries) {
+    float all[1 << kBits] = {};
+    std::memcpy(all, table, sizeof(float) * static_cast<size_t>(entries));
+    for (int i = 0; i < kParts; ++i) {
+      const uint8x16x4_t bytes = vld4q_u8(reinterpret_cast<const uint8_t*>(all + 16 * i));
+      for (int byte = 0; byte < 4; ++byte) part[byte].val[i] = bytes.val[byte];
+    }
+  }
+  SA_INLINE void At(const Codes& codes, F32* x) const {
+    uint8x16_t byte[4];
+    for (int i = 0; i < 4; ++i) {
+      if constexpr (kParts == 2) {
+        byte[i] = vqtbl2q_u8(part[i], codes.index);
+      } else {
+        byte[i] = vqtbl4q_u8(part[i], codes.index);
+      }
+    }
+    const uint8x16x2_t lower = vzipq_u8(byte[0], byte[1]), upper = vzipq_u8(byte[2], byte[3]);
+    for (int i = 0; i < 2; ++i) {
+      const uint16x8x2_t whole =
+          vzipq_u16(vreinterpretq_u16_u8(lower.val[i]), vreinterpretq_u16_u8(upper.val[i]));
+      x[2 * i] = reinterpret_cast<F32>(whole.val[0]);
+      x[2 * i + 1] = reinterpret_cast<F32>(whole.val[1]);
+    }
+  }
+
+  std::conditional_t<kParts == 2, uint8x16x2_t, uint8x16x4_t> part[4];
 };
 #endif
 
@@ -462,6 +505,11 @@ void Score(const LookupProblem& p, int64_t begin, int64_t end, float* out, int64
 #if defined(SA_AVX512_BF16)
   if (p.bits == 7) return ScoreBy<ByteTable<7>>(p, begin, end, out, out_stride);
   if (p.bits == 8) return ScoreBy<ByteTable<8>>(p, begin, end, out, out_stride);
+#endif
+#if defined(SA_NEON)
+  // Of more rows one load reads an entry of four.
+  if (p.rows <= 2 && p.bits <= 5) return ScoreBy<ByteTable<5>>(p, begin, end, out, out_stride);
+  if (p.rows <= 2 && p.bits == 6) return ScoreBy<ByteTable<6>>(p, begin, end, out, out_stride);
 #endif
   if (CodeBytes(p.bits) == 4) {
     return ScoreBy<MemoryTable<uint32_t>>(p, begin, end, out, out_stride);

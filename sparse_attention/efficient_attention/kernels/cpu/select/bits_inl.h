@@ -62,6 +62,17 @@ SA_INLINE int64_t CountBoth(const uint64_t* a, const uint64_t* b, int64_t words)
     counts = _mm512_add_epi64(counts, _mm512_popcnt_epi64(both));
   }
   count = _mm512_reduce_add_epi64(counts);
+#elif defined(SA_NEON)
+  uint64x2_t counts = vdupq_n_u64(0);
+  for (; w + 8 <= words; w += 8) {
+    uint8x16_t ones = vdupq_n_u8(0);  // up to 32 a byte
+    for (int i = 0; i < 8; i += 2) {
+      const uint64x2_t both = vandq_u64(vld1q_u64(a + w + i), vld1q_u64(b + w + i));
+      ones = vaddq_u8(ones, vcntq_u8(vreinterpretq_u8_u64(both)));
+    }
+    counts = vpadalq_u32(counts, vpaddlq_u16(vpaddlq_u8(ones)));
+  }
+  count = static_cast<int64_t>(vaddvq_u64(counts));
 #endif
   for (; w < words; ++w) count += CountBits(a[w] & b[w]);
   return count;
@@ -87,24 +98,6 @@ SA_INLINE void DepositWords(const uint64_t* bits, const uint64_t* mask, int64_t 
     out[w] |= DepositBits(next, places);
     at += CountBits(places);
   }
-}
-
-// A bit a lane: set where the lane of a comparison is -1.
-SA_INLINE uint32_t LaneBits(I32 lanes) {
-#if defined(SA_AVX512)
-  return _mm512_movepi32_mask(reinterpret_cast<__m512i>(lanes));
-#elif defined(SA_AVX2)
-  return static_cast<uint32_t>(_mm256_movemask_ps(reinterpret_cast<__m256>(lanes)));
-#elif defined(__x86_64__)
-  return static_cast<uint32_t>(_mm_movemask_ps(reinterpret_cast<__m128>(lanes)));
-#elif defined(__aarch64__)
-  const I32 weights = {1, 2, 4, 8};
-  return static_cast<uint32_t>(vaddvq_s32(reinterpret_cast<int32x4_t>(lanes & weights)));
-#else
-  uint32_t bits = 0;
-  for (int i = 0; i < kLanes; ++i) bits |= static_cast<uint32_t>(lanes[i] & 1) << i;
-  return bits;
-#endif
 }
 
 }  // namespace sparse_attention::cpu::SA_ISA

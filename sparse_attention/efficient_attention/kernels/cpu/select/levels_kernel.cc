@@ -51,6 +51,26 @@ SA_INLINE uint64_t Plane(Scores a) {
   // What comes over from the byte below never reaches the highest bit.
   return SignBits(_mm256_slli_epi16(a.x[0], 7 - kBit), _mm256_slli_epi16(a.x[1], 7 - kBit));
 }
+#elif defined(SA_NEON)
+struct Scores {
+  uint8x16_t x[4];
+};
+SA_INLINE Scores LoadScores(const uint8_t* p) {
+  return {{vld1q_u8(p), vld1q_u8(p + 16), vld1q_u8(p + 32), vld1q_u8(p + 48)}};
+}
+SA_INLINE Scores Minus(Scores a, uint8_t b) {
+  for (uint8x16_t& x : a.x) x = vsubq_u8(x, vdupq_n_u8(b));
+  return a;
+}
+SA_INLINE uint64_t Exceeding(Scores a, uint8_t b) {
+  for (uint8x16_t& x : a.x) x = vcgtq_u8(x, vdupq_n_u8(b));
+  return LaneBits64<1>(a.x);
+}
+template <int kBit>
+SA_INLINE uint64_t Plane(Scores a) {
+  for (uint8x16_t& x : a.x) x = vtstq_u8(x, vdupq_n_u8(1 << kBit));
+  return LaneBits64<1>(a.x);
+}
 #else
 typedef uint8_t U8x16 __attribute__((vector_size(16)));
 typedef uint64_t U64x2 __attribute__((vector_size(16)));

@@ -71,6 +71,17 @@ SA_INLINE int64_t FeedWord(const T* scores, const Bracket& bracket, uint64_t eli
     count += in_part;
   }
 #else
+#if defined(SA_NEON)
+  uint8x16_t lanes[2][16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) {
+    F32 x = LoadScores(scores + i * kLanes);
+    x = x < infinity ? x : infinity;
+    lanes[0][i] = reinterpret_cast<uint8x16_t>(x > bracket.high);
+    lanes[1][i] = reinterpret_cast<uint8x16_t>(x >= bracket.low);
+  }
+  uint64_t greater = LaneBits64<4>(lanes[0]), reached = LaneBits64<4>(lanes[1]);
+#else
   uint64_t greater = 0, reached = 0;
 #pragma GCC unroll 16
   for (int i = 0; i < 64; i += kLanes) {
@@ -79,6 +90,7 @@ SA_INLINE int64_t FeedWord(const T* scores, const Bracket& bracket, uint64_t eli
     greater |= static_cast<uint64_t>(LaneBits(x > bracket.high)) << i;
     reached |= static_cast<uint64_t>(LaneBits(x >= bracket.low)) << i;
   }
+#endif
   if (!kAllTakePart) {
     greater &= eligible;
     reached &= eligible;

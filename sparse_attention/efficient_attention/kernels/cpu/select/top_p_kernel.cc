@@ -15,6 +15,8 @@ struct Sum {
   __m512d low = _mm512_setzero_pd(), high = _mm512_setzero_pd();
 #elif defined(SA_AVX2)
   __m256d low = _mm256_setzero_pd(), high = _mm256_setzero_pd();
+#elif defined(SA_NEON)
+  float64x2_t low = vdupq_n_f64(0), high = vdupq_n_f64(0);
 #else
   double lanes[kLanes] = {};
 #endif
@@ -28,6 +30,10 @@ SA_INLINE void Add(F32 x, Sum* sum) {
   const __m256 y = reinterpret_cast<__m256>(x);
   sum->low = _mm256_add_pd(sum->low, _mm256_cvtps_pd(_mm256_castps256_ps128(y)));
   sum->high = _mm256_add_pd(sum->high, _mm256_cvtps_pd(_mm256_extractf128_ps(y, 1)));
+#elif defined(SA_NEON)
+  const float32x4_t y = reinterpret_cast<float32x4_t>(x);
+  sum->low = vaddq_f64(sum->low, vcvt_f64_f32(vget_low_f32(y)));
+  sum->high = vaddq_f64(sum->high, vcvt_high_f64_f32(y));
 #else
   for (int i = 0; i < kLanes; ++i) sum->lanes[i] += static_cast<double>(x[i]);
 #endif
@@ -39,6 +45,8 @@ SA_INLINE double Total(const Sum& sum) {
   double lanes[4];
   _mm256_storeu_pd(lanes, _mm256_add_pd(sum.low, sum.high));
   return (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]);
+#elif defined(SA_NEON)
+  return vaddvq_f64(vaddq_f64(sum.low, sum.high));
 #else
   double total = 0;
   for (int i = 0; i < kLanes; ++i) total += sum.lanes[i];
@@ -223,6 +231,9 @@ SA_INLINE uint32_t PartBits(const uint64_t* excluded, int64_t i) {
 SA_INLINE I32 LanesOf(uint32_t bits) {
 #if defined(SA_AVX512)
   return reinterpret_cast<I32>(_mm512_movm_epi32(static_cast<__mmask16>(bits)));
+#elif defined(SA_NEON)
+  const uint32x4_t weights = {1, 2, 4, 8};
+  return reinterpret_cast<I32>(vtstq_u32(vdupq_n_u32(bits), weights));
 #else
   I32 lanes;
   for (int i = 0; i < kLanes; ++i) lanes[i] = -static_cast<int32_t>(bits >> i & 1);
