@@ -1,12 +1,17 @@
 """Counts test cases of Bazel runs from their build event files, and checks that every test target ran.
 
-usage: count_tests.py EXIT_CODE EXPECTED_TARGETS_FILE EVENTS.json...
+usage: count_tests.py [--cases SET,...] EXIT_CODE EXPECTED_TARGETS_FILE EVENTS.json...
 
+Tests of kernels say how many cases ran on each instruction set; their sums are printed, and an instruction set of
+--cases that has none is a failed case.
 The last line printed is "N passed, N failed", with ", N skipped" after it if some were. A target that ended without a
 report counts as one failed case, and so does a test target of the workspace that no run covered. Exits with 1 if
 anything failed or the runs themselves did.
 """
+import argparse
+import collections
 import json
+import re
 import sys
 import urllib.parse
 import xml.etree.ElementTree as ElementTree
@@ -29,8 +34,19 @@ def count_report(path):
     return passed, failed, skipped
 
 
+def count_kernel_cases(path):
+    """Instruction set -> cases of the kernels' tests whose output is in `path`."""
+    cases = collections.Counter()
+    with open(path, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            match = re.fullmatch(r"cases on (\w+): (\d+)\n", line)
+            if match:
+                cases[match[1]] += int(match[2])
+    return cases
+
+
 def read_events(path):
-    """Label -> (status, path of its report or None) of the tests in a build event file."""
+    """Label -> (status, paths of its outputs by name) of the tests in a build event file."""
     results = {}
     with open(path, encoding="utf-8") as events:
         for line in events:
@@ -39,27 +55,34 @@ def read_events(path):
             if label is None:
                 continue
             result = event["testResult"]
-            report = next((urllib.parse.unquote(urllib.parse.urlparse(output["uri"]).path)
-                           for output in result.get("testActionOutput", [])
-                           if output["name"] == "test.xml"), None)
-            results[label] = (result["status"], report)
+            outputs = {output["name"]: urllib.parse.unquote(urllib.parse.urlparse(output["uri"]).path)
+                       for output in result.get("testActionOutput", [])}
+            results[label] = (result["status"], outputs)
     return results
 
 
 def main(arguments):
-    exit_code, expected_path, event_paths = int(arguments[0]), arguments[1], arguments[2:]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--cases", type=lambda names: names.split(","), default=[])
+    parser.add_argument("exit_code", type=int)
+    parser.add_argument("expected")
+    parser.add_argument("events", nargs="+")
+    options = parser.parse_args(arguments)
     total = [0, 0, 0]
     seen = set()
-    for path in event_paths:
-        for label, (status, report) in sorted(read_events(path).items()):
+    cases = collections.Counter()
+    for path in options.events:
+        for label, (status, outputs) in sorted(read_events(path).items()):
             seen.add(label)
-            counts = count_report(report) if report else (0, 1, 0)
+            counts = count_report(outputs["test.xml"]) if "test.xml" in outputs else (0, 1, 0)
+            if "test.log" in outputs:
+                cases += count_kernel_cases(outputs["test.log"])
             if status != "PASSED" and counts[1] == 0:
                 counts = (counts[0], 1, counts[2])
             if counts[1]:
                 print(f"FAILED {label}: {counts[1]} of {sum(counts)} cases")
             total = [a + b for a, b in zip(total, counts)]
-    with open(expected_path, encoding="utf-8") as lines:
+    with open(options.expected, encoding="utf-8") as lines:
         missing = sorted({line.strip() for line in lines if line.strip()} - seen)
     for label in missing:
         print(f"FAILED {label}: did not run")
@@ -67,9 +90,15 @@ def main(arguments):
     # One case of its own: what ran is what there is.
     failed += len(missing)
     passed += not missing
-    if exit_code and not failed:
-        print(f"FAILED: Bazel ended with {exit_code}")
+    for name in options.cases:
+        if not cases[name]:
+            print(f"FAILED: no case of a kernel ran on {name}")
+            failed += 1
+    if options.exit_code and not failed:
+        print(f"FAILED: Bazel ended with {options.exit_code}")
         failed += 1
+    for name, count in sorted(cases.items()):
+        print(f"cases on {name}: {count}")
     print(f"{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""))
     return 1 if failed else 0
 
