@@ -1,6 +1,8 @@
 #include "sparse_attention/key_index/hash_core.h"
 
 #include <algorithm>
+#include <cmath>
+#include <numbers>
 
 namespace sparse_attention::cpu {
 namespace {
@@ -71,5 +73,19 @@ template void HashRows(const HashPlanes&, const float*, int64_t, Isa, float*, in
                        int64_t);
 template void HashRows(const HashPlanes&, const float*, int64_t, Isa, float*, int64_t*, int64_t,
                        int64_t);
+
+double CollisionProbability(double cosine, int64_t bits, int64_t tables) {
+  double power = 1 - std::acos(std::clamp(cosine, -1.0, 1.0)) / std::numbers::pi;
+  double in_table = 1;
+  for (int64_t left = bits; left > 0; left >>= 1, power *= power) {
+    if ((left & 1) != 0) in_table *= power;
+  }
+  // Of any of m + n tables: a + b - a b. Nothing cancels where it is tiny.
+  double any = 0, of_some = in_table;
+  for (int64_t left = tables; left > 0; left >>= 1, of_some += of_some * (1 - of_some)) {
+    if ((left & 1) != 0) any += of_some * (1 - any);
+  }
+  return any;
+}
 
 }  // namespace sparse_attention::cpu

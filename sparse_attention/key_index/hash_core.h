@@ -37,6 +37,11 @@ template <typename Bucket>
 void HashRows(const HashPlanes& planes, const float* x, int64_t rows, Isa isa, float* scratch,
               Bucket* buckets, int64_t table_stride, int64_t row_stride);
 
+// The probability that vectors at an angle with this cosine share a bucket in at least one of
+// `tables` tables of `bits` random planes: 1 - (1 - p^bits)^tables with p = 1 - angle / pi. NaN of
+// NaN; a cosine beyond [-1, 1] counts as the nearest of it.
+double CollisionProbability(double cosine, int64_t bits, int64_t tables);
+
 }  // namespace sparse_attention::cpu
 
 #endif  // SPARSE_ATTENTION_KEY_INDEX_HASH_CORE_H_

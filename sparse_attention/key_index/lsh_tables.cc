@@ -3,6 +3,7 @@
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/stack.h>
@@ -161,6 +162,19 @@ at::Tensor ShareABucket(const at::Tensor& q_buckets, const at::Tensor& k_buckets
 }
 
 at::Tensor CollisionProbability(const at::Tensor& cosine, int64_t bits, int64_t tables) {
+  if (cosine.device().is_cpu()) {
+    at::Tensor result = at::empty_like(cosine, at::kDouble, at::MemoryFormat::Contiguous);
+    const at::Tensor cosines = cosine.to(at::kDouble).contiguous();
+    const double* const in = cosines.const_data_ptr<double>();
+    double* const out = result.data_ptr<double>();
+    constexpr int64_t kGrain = 1024;
+    at::parallel_for(0, result.numel(), kGrain, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        out[i] = cpu::CollisionProbability(in[i], bits, tables);
+      }
+    });
+    return result;
+  }
   const at::Tensor angle = cosine.to(at::kDouble).clamp(-1, 1).acos_();
   const at::Tensor same_side = angle.mul_(-1 / std::numbers::pi).add_(1);
   const at::Tensor same_bucket = same_side.pow_(bits);

@@ -27,13 +27,18 @@ struct MipsTransform {
   // The largest distance of the keys from `centre`, 1 where all lie in it.
   static at::Tensor Radius(const at::Tensor& keys, const at::Tensor& centre, bool global);
 
-  // True where every key [batch, KV heads, n, dim] that is finite lies within the radius.
-  bool Holds(const at::Tensor& keys) const;
+  // True where every key of a head that is finite lies within its radius: keys [batch, KV heads, n,
+  // dim] to bool [batch, KV heads, 1, 1].
+  at::Tensor Holds(const at::Tensor& keys) const;
 
   at::Tensor Keys(const at::Tensor& keys) const;  // float32 [batch, KV heads, n, dim + 1]
   at::Tensor CentredQueries(
       const at::Tensor& queries) const;                 // float32, as they are but by the hub
   at::Tensor Queries(const at::Tensor& queries) const;  // float32 [batch, query heads, m, dim + 1]
+
+  // For query heads that are hashed together: the sum of their directions, vectors float32 [batch,
+  // query heads, m, dim] to [batch, KV heads, m, dim].
+  static at::Tensor SumsOfDirections(const at::Tensor& vectors, int64_t kv_heads);
 };
 
 }  // namespace sparse_attention

@@ -2,8 +2,10 @@
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/ops/constant_pad_nd.h>
+#include <ATen/ops/full_like.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/randn.h>
+#include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -12,6 +14,7 @@
 #include "sparse_attention/attention/masked_products.h"
 #include "sparse_attention/base/philox.h"
 #include "sparse_attention/key_index/lsh_tables.h"
+#include "sparse_attention/key_index/mips_core.h"
 #include "sparse_attention/key_index/mips_transform.h"
 #include "sparse_attention/mask/mask_ops.h"
 #include "sparse_attention/research_attention/maskers/index_state.h"
@@ -32,12 +35,18 @@ class MagicPigIndex {
     const at::Tensor fresh = keys.narrow(2, unchanged, keys.size(2) - unchanged);
     if (like_hub_) {
       transform_.radius = MipsTransform::Radius(keys, transform_.centre, /*global=*/true);
-    } else if (!transform_.Holds(fresh)) {
-      return Fit(keys);
+      return Hash(keys, unchanged);
     }
-    Hash(keys, unchanged);
+    const at::Tensor stale =
+        transform_.Holds(fresh).logical_not_().logical_or_(fitted_to_.gt(unchanged));
+    if (!stale.any().item<bool>()) return Hash(keys, unchanged);
+    const MipsTransform fitted = MipsTransform::Fit(keys, centred_, like_hub_);
+    transform_.centre = at::where(stale, fitted.centre, transform_.centre);
+    transform_.radius = at::where(stale, fitted.radius, transform_.radius);
+    fitted_to_.masked_fill_(stale, keys.size(2));
+    Hash(keys, 0);
   }
-  int64_t prefix() const { return fitted_to_; }
+  int64_t prefix() const { return fitted_to_.min().item<int64_t>(); }
 
   NamedTensors Tensors() const {
     return {{"centre", transform_.centre},
@@ -51,7 +60,7 @@ class MagicPigIndex {
  private:
   void Fit(const at::Tensor& keys) {
     transform_ = MipsTransform::Fit(keys, centred_, like_hub_);
-    fitted_to_ = keys.size(2);
+    fitted_to_ = at::full_like(transform_.radius, keys.size(2), at::kLong);
     Hash(keys, 0);
   }
   void Hash(const at::Tensor& keys, int64_t begin) {
@@ -66,7 +75,7 @@ class MagicPigIndex {
   LshTables tables_;
   bool centred_, like_hub_;
   MipsTransform transform_;
-  int64_t fitted_to_ = 0;
+  at::Tensor fitted_to_;  // keys that centre and radius rest on, int64 [batch, KV heads, 1, 1]
 };
 
 using State = IndexState<MagicPigIndex>;
@@ -89,9 +98,7 @@ at::Tensor Norms(const at::Tensor& x) { return at::linalg_vector_norm(x, 2, {-1}
 // a group the sum of its heads' directions stands.
 at::Tensor HashedVectors(const AttentionInputs& in, const MipsTransform& transform, bool by_group) {
   const at::Tensor vectors = transform.CentredQueries(in.q);
-  if (!by_group) return vectors;
-  const at::Tensor directions = vectors.div(Norms(vectors).clamp_min_(1e-30));
-  return directions.unflatten(1, {in.kv_heads(), in.group_size()}).sum(2);
+  return by_group ? MipsTransform::SumsOfDirections(vectors, in.kv_heads()) : vectors;
 }
 
 // The cosines of the angles between hashed vectors and transformed keys at the true entries of
@@ -109,7 +116,7 @@ at::Tensor CosinesAt(const at::Tensor& vectors, const at::Tensor& keys,
   // s . (k - c) = s . k - s . c
   at::Tensor products = MaskedProducts(vectors, keys, mask);
   products.sub_(of_rows(vectors.mul(centre).sum(-1, /*keepdim=*/true)));
-  return products.div_(of_rows(Norms(vectors).clamp_min_(1e-30).mul_(radius)));
+  return products.div_(of_rows(Norms(vectors).clamp_min_(cpu::kLeastNorm).mul_(radius)));
 }
 
 }  // namespace

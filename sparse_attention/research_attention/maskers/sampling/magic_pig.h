@@ -19,11 +19,12 @@ class MagicPig final : public Masker {
  private:
   // The draw is the choice of planes: a key is selected where it shares a bucket, with weight
   // 1 - (1 - p^lsh_k)^lsh_l, p = 1 - angle / pi after the transform of key_index/mips_transform.h.
-  // Centre and radius are those of the keys that the index was built from; a later key beyond the
-  // radius has all keys hashed again. In a KV group the sum of the heads' directions is hashed.
-  // Hub: all keys, visible or held or not; queries are centred like keys; one radius for the whole
-  // tensor, which grows with later keys while the signatures of earlier ones stay; planes from
-  // LibTorch's generator, seeded by seed + layer; weights are added to those of the previous mask.
+  // Centre and radius are a head's own, of the keys that its index was built from; a later key
+  // beyond the radius has all keys of that head hashed again. In a KV group the sum of the heads'
+  // directions is hashed. Hub: all keys, visible or held or not; queries are centred like keys; one
+  // radius for the whole tensor, which grows with later keys while the signatures of earlier ones
+  // stay; planes from LibTorch's generator, seeded by seed + layer; weights are added to those of
+  // the previous mask.
   absl::StatusOr<Mask> Select(const AttentionInputs& inputs, const Mask& previous,
                               MaskerState* state) const override;
   absl::Status PrepareState(const AttentionInputs& inputs, MaskerState* state) const override;
