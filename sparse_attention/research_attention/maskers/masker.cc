@@ -20,7 +20,12 @@ absl::StatusOr<Mask> Masker::AddMask(const AttentionInputs& inputs, const Mask& 
                      previous.ToString(), " on ", previous.device().str()));
   }
   if (state != nullptr) state->step_metrics.clear();
-  if (previous.is_full() || previous.shape().elements() == 0) return previous;
+  if (previous.shape().elements() == 0) return previous;
+  if (previous.is_full()) {
+    SA_RETURN_IF_ERROR(
+        Annotate(CatchTorch([&] { return ObserveFull(inputs, state); }), descriptor_.name));
+    return previous;
+  }
   absl::StatusOr<Mask> mask = CatchTorch([&] { return Select(inputs, previous, state); });
   if (!mask.ok()) return Annotate(mask.status(), descriptor_.name);
   return mask;

@@ -131,6 +131,12 @@ class Masker {
   virtual absl::StatusOr<Mask> Select(const AttentionInputs& inputs, const Mask& previous,
                                       MaskerState* state) const = 0;
 
+  // A step whose keys are all held already, for methods that remember its queries. May throw
+  // LibTorch's exceptions.
+  virtual absl::Status ObserveFull(const AttentionInputs&, MaskerState*) const {
+    return absl::OkStatus();
+  }
+
   // Assumes valid inputs. May throw LibTorch's exceptions.
   virtual absl::Status PrepareState(const AttentionInputs&, MaskerState*) const {
     return absl::OkStatus();

@@ -47,6 +47,16 @@ at::Tensor ChoosePromptKeys(const AttentionInputs& in, const SnapKvConfig& confi
   return kept;
 }
 
+// The prompt keys that a step keeps, chosen by it if it is the end of a prompt.
+const at::Tensor& KeptPromptKeys(const AttentionInputs& in, const SnapKvConfig& config,
+                                 const MaskerOptions& options, State& own) {
+  const bool continues = own.kept.defined() && in.queries() == 1 &&
+                         own.kept.size(0) == in.batch() && own.kept.size(1) == in.query_heads() &&
+                         own.kept.size(3) < in.keys() && own.kept.device() == in.q.device();
+  if (!continues) own.kept = ChoosePromptKeys(in, config, options);
+  return own.kept;
+}
+
 }  // namespace
 
 SnapKv::SnapKv(const SnapKvConfig& config, const MaskerOptions& options)
@@ -58,14 +68,15 @@ absl::StatusOr<Mask> SnapKv::Select(const AttentionInputs& in, const Mask& previ
                                     MaskerState* state) const {
   State passing;
   State& own = state != nullptr ? static_cast<State&>(*state) : passing;
-  const bool continues = own.kept.defined() && in.queries() == 1 &&
-                         own.kept.size(0) == in.batch() && own.kept.size(1) == in.query_heads() &&
-                         own.kept.size(3) < in.keys() && own.kept.device() == in.q.device();
-  if (!continues) own.kept = ChoosePromptKeys(in, config_, options());
+  const at::Tensor& kept = KeptPromptKeys(in, config_, options(), own);
   at::Tensor eligible = EligibleKeys(in, previous);
-  const int64_t prompt = own.kept.size(3);
-  eligible.narrow(3, 0, prompt).logical_and_(own.kept);
+  eligible.narrow(3, 0, kept.size(3)).logical_and_(kept);
   return AddKeys(previous, eligible);
+}
+
+absl::Status SnapKv::ObserveFull(const AttentionInputs& in, MaskerState* state) const {
+  if (state != nullptr) KeptPromptKeys(in, config_, options(), static_cast<State&>(*state));
+  return absl::OkStatus();
 }
 
 const MaskerDescriptor& SnapKvDescriptor() {

@@ -17,11 +17,13 @@ class SnapKv final : public Masker {
 
  private:
   // A step with more than one query, or the first one, is the end of the prompt: its last
-  // window_size queries choose, all rows of the step keep the same keys. Later steps keep these and
+  // window_size queries choose, whatever other maskers hold, and all rows of the step keep the same
+  // keys. Later steps keep these and
   // every key behind the prompt. A fraction of heavy_size is of the prompt. Without a state each
   // step is a prompt of its own.
   absl::StatusOr<Mask> Select(const AttentionInputs& inputs, const Mask& previous,
                               MaskerState* state) const override;
+  absl::Status ObserveFull(const AttentionInputs& inputs, MaskerState* state) const override;
 
   const SnapKvConfig config_;
 };

@@ -97,6 +97,25 @@ TEST(SnapKv, AnotherQuestionChoosesAnew) {
   }
 }
 
+TEST(SnapKv, APromptChoosesThoughAllOfItIsHeld) {
+  const auto masker =
+      MakeMasker<SnapKv>(R"({"heavy_size": 2, "window_size": 2, "kernel_size": 1})");
+  const auto state = masker->NewState(), of_full = masker->NewState();
+  const AttentionInputs prompt = RandomInputs({.queries = 3, .keys = 20});
+  AddSnapKv(*masker, prompt, state.get());
+  SA_ASSERT_OK_AND_ASSIGN(
+      const Mask full, masker->AddMask(prompt, Mask::MakeFull(prompt.mask_shape()), of_full.get()));
+  EXPECT_TRUE(full.is_full());
+  const AttentionInputs more = RandomInputs({.queries = 1, .keys = 1}, 7);
+  AttentionInputs in = prompt;
+  in.q = more.q;
+  in.k = at::cat({prompt.k, more.k}, 2);
+  in.v = at::cat({prompt.v, more.v}, 2);
+  EXPECT_TRUE(AddSnapKv(*masker, in, of_full.get())
+                  .ToDense()
+                  .equal(AddSnapKv(*masker, in, state.get()).ToDense()));
+}
+
 TEST(SnapKv, ConfigErrorsNameFieldRuleAndValue) {
   const auto create = [](const char* json) {
     return SnapKvDescriptor().create(ParsedJson(json), MaskerOptions());
