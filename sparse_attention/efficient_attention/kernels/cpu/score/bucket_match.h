@@ -30,10 +30,6 @@ struct BucketMatchKernels {
   // key j: MatchWords(end - begin) words a row, `out_stride` apart. Bits behind the last key are 0.
   void (*match)(const BucketMatchProblem&, int64_t begin, int64_t end, uint64_t* out,
                 int64_t out_stride);
-  // Writes the buckets of `count` keys from `first` on: fresh [count, tables], rows `fresh_stride`
-  // apart.
-  void (*append)(const uint64_t* fresh, int64_t fresh_stride, int64_t count, int32_t tables,
-                 int32_t bits, void* buckets, int64_t stride, int64_t first);
 };
 
 SA_DECLARE_ISAS(BucketMatchKernels MakeBucketMatchKernels())

@@ -192,35 +192,8 @@ void Match(const BucketMatchProblem& p, int64_t begin, int64_t end, uint64_t* ou
   }
 }
 
-template <typename Bucket>
-SA_INLINE void AppendAs(const uint64_t* fresh, int64_t fresh_stride, int64_t count, int32_t tables,
-                        Bucket* buckets, int64_t stride, int64_t first) {
-  for (int64_t j = 0; j < count; ++j) {
-    for (int32_t t = 0; t < tables; ++t) {
-      buckets[t * stride + first + j] = static_cast<Bucket>(fresh[j * fresh_stride + t]);
-    }
-  }
-}
-void Append(const uint64_t* fresh, int64_t fresh_stride, int64_t count, int32_t tables,
-            int32_t bits, void* buckets, int64_t stride, int64_t first) {
-  switch (BucketBytes(bits)) {
-    case 1:
-      return AppendAs(fresh, fresh_stride, count, tables, static_cast<uint8_t*>(buckets), stride,
-                      first);
-    case 2:
-      return AppendAs(fresh, fresh_stride, count, tables, static_cast<uint16_t*>(buckets), stride,
-                      first);
-    case 4:
-      return AppendAs(fresh, fresh_stride, count, tables, static_cast<uint32_t*>(buckets), stride,
-                      first);
-    default:
-      return AppendAs(fresh, fresh_stride, count, tables, static_cast<uint64_t*>(buckets), stride,
-                      first);
-  }
-}
-
 }  // namespace
 
-BucketMatchKernels MakeBucketMatchKernels() { return {Match, Append}; }
+BucketMatchKernels MakeBucketMatchKernels() { return {Match}; }
 
 }  // namespace sparse_attention::cpu::SA_ISA
