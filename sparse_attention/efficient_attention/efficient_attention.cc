@@ -112,22 +112,27 @@ class EfficientAttention::LayerState : public LayerMemory {
     views_.resize(static_cast<size_t>(options.sequences));
   }
 
-  bool Fits(const EfficientLayerOptions& needed) const {
+  // Differs from what is needed in its capacity at most.
+  bool IsOfShape(const EfficientLayerOptions& needed) const {
     const cpu::LayerShape &a = options_.shape, &b = needed.shape;
     return a.element == b.element && a.dim == b.dim && a.value_dim == b.value_dim &&
            a.query_heads == b.query_heads && a.kv_heads == b.kv_heads && a.layer == b.layer &&
-           options_.sequences == needed.sequences && needed.capacity <= options_.capacity;
+           options_.sequences == needed.sequences;
+  }
+  bool Fits(const EfficientLayerOptions& needed) const {
+    return IsOfShape(needed) && needed.capacity <= options_.capacity;
+  }
+
+  // Takes the place of `earlier`, which is of this shape, in a step whose keys it has no room for.
+  void Replace(LayerState& earlier, const AttentionInputs& in) {
+    earlier.Follow(in);
+    layer_.Inherit(earlier.layer_);
+    guards_ = std::move(earlier.guards_);
+    prefix_ = earlier.prefix_;
   }
 
   void Cover(const AttentionInputs& in, cpu::Workers& workers) {
-    for (int64_t s = 0; s < options_.sequences; ++s) {
-      cpu::SequenceKv& view = views_[static_cast<size_t>(s)];
-      view = ViewOf(in, s);
-      cpu::KeyGuard& guard = guards_[static_cast<size_t>(s)];
-      const int64_t covered = guard.covered();
-      const int64_t unchanged = guard.Update(view.k, view.length);
-      if (unchanged < covered) layer_.Truncate(s, unchanged);
-    }
+    Follow(in);
     layer_.Append(views_, workers);
   }
 
@@ -141,10 +146,22 @@ class EfficientAttention::LayerState : public LayerMemory {
     }
   }
 
-  const cpu::CpuLayer& layer() const { return layer_; }
+  cpu::CpuLayer& layer() { return layer_; }
   const std::vector<cpu::SequenceKv>& views() const { return views_; }
 
  private:
+  // Notices where the keys were cut back and go on differently.
+  void Follow(const AttentionInputs& in) {
+    for (int64_t s = 0; s < options_.sequences; ++s) {
+      cpu::SequenceKv& view = views_[static_cast<size_t>(s)];
+      view = ViewOf(in, s);
+      cpu::KeyGuard& guard = guards_[static_cast<size_t>(s)];
+      const int64_t covered = guard.covered();
+      const int64_t unchanged = guard.Update(view.k, view.length);
+      if (unchanged < covered) layer_.Truncate(s, unchanged);
+    }
+  }
+
   EfficientLayerOptions options_;
   cpu::CpuLayer layer_;
   std::vector<cpu::KeyGuard> guards_;
@@ -187,8 +204,10 @@ absl::StatusOr<EfficientAttention::LayerState*> EfficientAttention::Update(
     // Room for what is appended, so that a plan is made again only after the keys have doubled.
     options.capacity = std::max(kLeastCapacity, 2 * in.keys());
     SA_ASSIGN_OR_RETURN(cpu::CpuLayer layer, pipeline_.Plan(options));
-    memory = std::make_unique<LayerState>(options, std::move(layer));
-    state = static_cast<LayerState*>(memory.get());
+    auto fresh = std::make_unique<LayerState>(options, std::move(layer));
+    if (state != nullptr && state->IsOfShape(options)) fresh->Replace(*state, in);
+    state = fresh.get();
+    memory = std::move(fresh);
   }
   return state;
 }

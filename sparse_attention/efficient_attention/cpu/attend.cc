@@ -7,9 +7,6 @@
 namespace sparse_attention::cpu {
 namespace {
 
-// Keys that are listed before the kernel reads them: enough that its prefetches run ahead, few
-// enough that the list stays in the first-level cache.
-constexpr int64_t kListKeys = 4096;
 constexpr int64_t kBlockWords = 32;
 constexpr int64_t kBlockKeys = 64 * kBlockWords;
 
@@ -25,7 +22,12 @@ struct ListBuffers {
 class BitmapAttention {
  public:
   BitmapAttention(StepItem& item, uint64_t* const* bits, const SampledKeys* sample)
-      : item_(item), sample_(sample), buffers_(item) {
+      : item_(item),
+        sample_(sample),
+        buffers_(item),
+        bias_(sample != nullptr && sample->weights != nullptr
+                  ? item.arena.Take<float>(item.rows() * kListKeys)
+                  : nullptr) {
     const HeldKeys& held = item.held;
     first_word_ = held.open_begin() / 64;
     words_ = BitmapWords(held.open_end()) - first_word_;
@@ -120,7 +122,16 @@ class BitmapAttention {
     list.keys = buffers_.keys;
     list.count = count;
     list.members = members ? buffers_.members : nullptr;
-    if (sample_ != nullptr) {
+    if (sample_ != nullptr && sample_->weights != nullptr) {
+      if (!members) std::fill_n(buffers_.members, count, uint16_t{0xFFFF});
+      list.members = buffers_.members;
+      list.bias = bias_;
+      list.bias_stride = kListKeys;
+      int64_t dropped[kMostGroup] = {};
+      sample_->weights->Weigh(item_, buffers_.keys, count, buffers_.members, bias_, kListKeys,
+                              dropped);
+      for (int r = 0; r < item_.rows(); ++r) item_.reports[r].selected -= dropped[r];
+    } else if (sample_ != nullptr) {
       for (int r = 0; r < item_.rows(); ++r) list.row_bias[r] = sample_->bias[item_.set_of(r)];
     }
     item_.plan.attention.attend_list(item_.problem, list, item_.state);
@@ -129,6 +140,7 @@ class BitmapAttention {
   StepItem& item_;
   const SampledKeys* const sample_;
   ListBuffers buffers_;
+  float* const bias_;  // [rows, kListKeys] where the sample has weights
   uint64_t* bits_[kMostGroup] = {};
   int64_t first_word_, words_;
 };
@@ -148,7 +160,7 @@ RowBlock::RowBlock(const StepPlan& plan, const StepInputs& inputs, int64_t seque
                    int64_t kv_head, int64_t first_query, int64_t queries, Arena& arena)
     : sequence(sequence), kv_head(kv_head), first_query(first_query), queries(queries) {
   const LayerShape& shape = plan.shape;
-  const SequenceKv& kv = inputs.sequences[static_cast<size_t>(sequence)];
+  const SequenceKv& kv = inputs.kv(sequence);
   const int64_t row_bytes = shape.dim * ElementBytes(shape.element);
   const int group = shape.group();
   problem.element = shape.element;
@@ -225,6 +237,10 @@ size_t AttendScratchBytes(const StepPlan& plan) {
   return Arena::Bytes<char>(kMaxRows * shape.dim * ElementBytes(shape.element)) +
          2 * Arena::Bytes<float>(kMaxRows) + Arena::Bytes<float>(kMaxRows * shape.value_dim) +
          Arena::Bytes<uint32_t>(kListKeys) + Arena::Bytes<uint16_t>(kListKeys);
+}
+
+size_t SampleWeightScratchBytes(const StepPlan& plan) {
+  return Arena::Bytes<float>(plan.shape.group() * kListKeys);
 }
 
 }  // namespace sparse_attention::cpu

@@ -28,6 +28,10 @@ struct RowBlock {
   RunningState state;
 };
 
+// Keys that are listed before the kernel reads them: enough that its prefetches run ahead, few
+// enough that the list stays in the first-level cache.
+constexpr int64_t kListKeys = 4096;
+
 // Attention over the held keys, into item.state. Called by samplers that need to know the mass that
 // is certain, and by the engine behind the last masker. Does nothing at the second call.
 void AttendHeld(StepItem& item);
@@ -37,6 +41,8 @@ void AttendSampled(StepItem& item);
 
 // What all of the above take of a thread's arena.
 size_t AttendScratchBytes(const StepPlan& plan);
+// What AttendSampled takes beside that for SampleWeights.
+size_t SampleWeightScratchBytes(const StepPlan& plan);
 
 }  // namespace sparse_attention::cpu
 

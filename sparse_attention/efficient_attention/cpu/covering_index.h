@@ -35,9 +35,11 @@ void ForEachRun(const HeadKeys& keys, int64_t begin, int64_t end, const Use& use
   }
 }
 
-class CoveringIndex : public ScoredIndex {
+// Of a kind of KeyIndex.
+template <typename Kind>
+class CoveringIndexOf : public Kind {
  public:
-  explicit CoveringIndex(const StepPlan& plan)
+  explicit CoveringIndexOf(const StepPlan& plan)
       : shape_(plan.shape), covered_(static_cast<size_t>(plan.sequences), 0) {}
 
   void Append(int64_t sequence, const SequenceKv& kv, Workers& workers) final {
@@ -85,6 +87,8 @@ class CoveringIndex : public ScoredIndex {
  private:
   std::vector<int64_t> covered_;
 };
+
+using CoveringIndex = CoveringIndexOf<ScoredIndex>;
 
 // The index as a masker hands it out, or that there is no memory for `what` it holds.
 template <typename Index>

@@ -8,15 +8,6 @@
 #include "sparse_attention/efficient_attention/cpu/attend.h"
 
 namespace sparse_attention::cpu {
-namespace {
-
-int64_t FirstVisible(const StepInputs& inputs, const SequenceKv& kv, int64_t position) {
-  if (inputs.sliding_window == 0) return kv.begin;
-  return std::max(kv.begin, position - inputs.sliding_window + 1);
-}
-
-}  // namespace
-
 absl::StatusOr<CpuLayer> CpuLayer::Create(const StepPlan& plan, const LayerPipeline& pipeline) {
   if (static_cast<int32_t>(pipeline.chain_of_head.size()) != plan.shape.query_heads ||
       plan.shape.kv_heads < 1 || plan.shape.query_heads % plan.shape.kv_heads != 0) {
@@ -54,6 +45,14 @@ void CpuLayer::Truncate(int64_t sequence, int64_t length) {
   for (const auto& chain : indexes_) {
     for (const auto& index : chain) {
       if (index != nullptr) index->Truncate(sequence, length);
+    }
+  }
+}
+
+void CpuLayer::Inherit(const CpuLayer& earlier) {
+  for (size_t c = 0; c < indexes_.size(); ++c) {
+    for (size_t m = 0; m < indexes_[c].size(); ++m) {
+      if (indexes_[c][m] != nullptr) indexes_[c][m]->Inherit(*earlier.indexes_[c][m]);
     }
   }
 }
@@ -100,8 +99,13 @@ size_t CpuLayer::ScratchBytes() const {
 }
 
 void CpuLayer::Run(const StepInputs& inputs, const StepOutputs& outputs, Workers& workers,
-                   std::span<Arena> arenas, RowReport* reports, const StepObserver* observe) const {
+                   std::span<Arena> arenas, RowReport* reports, const StepObserver* observe) {
   SA_CHECK(static_cast<int>(arenas.size()) >= workers.threads());
+  for (const auto& chain : indexes_) {
+    for (const auto& index : chain) {
+      if (index != nullptr) index->BeginStep(inputs, workers, arenas);
+    }
+  }
   const auto& of_head = pipeline_.chain_of_head;
   const bool dense = std::all_of(of_head.begin(), of_head.end(),
                                  [](int chain) { return chain == LayerPipeline::kDense; });
@@ -141,12 +145,11 @@ void CpuLayer::RunItem(const Item& item, const StepInputs& inputs, const StepOut
 
 void CpuLayer::RunDense(const Item& item, const StepInputs& inputs, const StepOutputs& outputs,
                         uint32_t heads, Arena& arena, RowReport* reports) const {
-  const SequenceKv& kv = inputs.sequences[static_cast<size_t>(item.sequence)];
   RowBlock block(plan_, inputs, item.sequence, item.kv_head, item.first_query, item.queries, arena);
   int64_t row_begin[kMaxRows], row_end[kMaxRows];
   for (int r = 0; r < block.problem.rows; ++r) {
-    const int64_t position = kv.length - inputs.queries + block.query_of(r);
-    row_begin[r] = FirstVisible(inputs, kv, position);
+    const int64_t position = inputs.PositionOf(item.sequence, block.query_of(r));
+    row_begin[r] = inputs.FirstVisible(item.sequence, position);
     row_end[r] = position + 1;
   }
   const int last = block.problem.rows - 1;
@@ -166,24 +169,23 @@ void CpuLayer::RunDense(const Item& item, const StepInputs& inputs, const StepOu
 void CpuLayer::RunChain(int chain, const Item& item, const StepInputs& inputs,
                         const StepOutputs& outputs, uint32_t heads, Arena& arena,
                         RowReport* reports, const StepObserver* observe) const {
-  const SequenceKv& kv = inputs.sequences[static_cast<size_t>(item.sequence)];
   for (int64_t query = item.first_query; query < item.first_query + item.queries; ++query) {
     ArenaScope scope(arena);
     RowBlock block(plan_, inputs, item.sequence, item.kv_head, query, 1, arena);
-    const int64_t position = kv.length - inputs.queries + query;
-    StepItem step = {
-        .plan = plan_,
-        .inputs = inputs,
-        .sequence = item.sequence,
-        .kv_head = item.kv_head,
-        .query = query,
-        .problem = block.problem,
-        .keys = kv.length,
-        .position = position,
-        .held = HeldKeys(FirstVisible(inputs, kv, position), position + 1, plan_.sets()),
-        .sampled = {},
-        .arena = arena,
-        .state = block.state};
+    const int64_t position = inputs.PositionOf(item.sequence, query);
+    const int64_t first = inputs.FirstVisible(item.sequence, position);
+    StepItem step = {.plan = plan_,
+                     .inputs = inputs,
+                     .sequence = item.sequence,
+                     .kv_head = item.kv_head,
+                     .query = query,
+                     .problem = block.problem,
+                     .keys = inputs.kv(item.sequence).length,
+                     .position = position,
+                     .held = HeldKeys(first, position + 1, plan_.sets()),
+                     .sampled = {},
+                     .arena = arena,
+                     .state = block.state};
     const MaskerChain& maskers = pipeline_.chains[static_cast<size_t>(chain)];
     for (size_t m = 0; m < maskers.size() && !step.held.holds_all(); ++m) {
       maskers[m]->Select(step, indexes_[static_cast<size_t>(chain)][m].get());

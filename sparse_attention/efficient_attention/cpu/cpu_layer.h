@@ -45,12 +45,16 @@ class CpuLayer {
   // Indexes forget the keys of a sequence from `length` on.
   void Truncate(int64_t sequence, int64_t length);
 
+  // Takes over what the indexes of a layer for the same pipeline and shape, and a smaller capacity,
+  // know beside its keys, which Append then has to hand over again.
+  void Inherit(const CpuLayer& earlier);
+
   // One step. Every index must cover the keys. `observe`, where given, is called for every item
   // whose maskers are done, from the thread that computes it. `arenas` has one a thread of
   // `workers`, each of ScratchBytes(). `reports` is [sequences, query heads, queries], or null.
   void Run(const StepInputs& inputs, const StepOutputs& outputs, Workers& workers,
            std::span<Arena> arenas, RowReport* reports = nullptr,
-           const StepObserver* observe = nullptr) const;
+           const StepObserver* observe = nullptr);
 
   size_t ScratchBytes() const;
   int64_t IndexBytes() const;

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 
 #include "sparse_attention/base/status.h"
 #include "sparse_attention/efficient_attention/cpu/arena.h"
@@ -37,12 +38,29 @@ struct StepPlan {
   int sets() const { return by_group ? 1 : shape.group(); }
 };
 
+struct StepItem;
+
+// Inclusion probabilities that differ from key to key.
+class SampleWeights {
+ public:
+  // bias [rows, count], rows `stride` floats apart: -log of the inclusion probability of keys[i],
+  // for the rows that members[i] names, bit r row r. `count` up to kListKeys (attend.h). Rows for
+  // which a key has none (0 or NaN) are no longer its members, and dropped[row] grows by one for
+  // each.
+  virtual void Weigh(const StepItem& item, const uint32_t* keys, int64_t count, uint16_t* members,
+                     float* bias, int64_t stride, int64_t* dropped) const = 0;
+
+ protected:
+  ~SampleWeights() = default;  // lives in an arena
+};
+
 // Keys of a sample, beside those that are held.
 struct SampledKeys {
   // Bitmaps by set, as those of HeldKeys.
   uint64_t* bits[kMostGroup] = {};
   // Added to the logits of a set's sampled keys: -log of the inclusion probability.
   float bias[kMostGroup] = {};
+  const SampleWeights* weights = nullptr;  // instead of `bias`, or null
   bool any = false;
 };
 
@@ -88,6 +106,13 @@ class KeyIndex {
   virtual void Append(int64_t sequence, const SequenceKv& kv, Workers& workers) = 0;
   // Forgets the keys from `length` on.
   virtual void Truncate(int64_t sequence, int64_t length) = 0;
+  // A step begins, whose keys Append took in: for methods that choose once for all its queries.
+  // `arenas` has one a thread of `workers`, with ScratchBytes.
+  virtual void BeginStep(const StepInputs&, Workers&, std::span<Arena>) {}
+  // What `earlier` knows that does not follow from the keys, or follows from those of an earlier
+  // step: it is an index of the same masker for a smaller capacity, whose keys Append will hand
+  // over again.
+  virtual void Inherit(const KeyIndex&) {}
   virtual int64_t bytes() const = 0;  // held
   // Of a thread's arena, for one item.
   virtual size_t ScratchBytes() const { return 0; }

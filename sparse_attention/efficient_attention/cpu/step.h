@@ -5,6 +5,7 @@
 #ifndef SPARSE_ATTENTION_EFFICIENT_ATTENTION_CPU_STEP_H_
 #define SPARSE_ATTENTION_EFFICIENT_ATTENTION_CPU_STEP_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 
@@ -60,6 +61,16 @@ struct StepInputs {
   float softcap = 0;                   // 0: none
   int64_t sliding_window = 0;          // 0: none
   const float* sink_logits = nullptr;  // [query heads], or null
+
+  const SequenceKv& kv(int64_t sequence) const { return sequences[static_cast<size_t>(sequence)]; }
+  int64_t PositionOf(int64_t sequence, int64_t query) const {
+    return kv(sequence).length - queries + query;
+  }
+  // The first key that the query at a position sees.
+  int64_t FirstVisible(int64_t sequence, int64_t position) const {
+    const int64_t begin = kv(sequence).begin;
+    return sliding_window == 0 ? begin : std::max(begin, position - sliding_window + 1);
+  }
 };
 
 struct StepOutputs {
