@@ -171,7 +171,8 @@ TEST(HostAttention, BothEnginesGiveTheSame) {
 TEST(HostAttention, RefusesWhatItCannotRun) {
   PipelineConfig efficient;
   efficient.type = EngineType::kEfficient;
-  efficient.rules.push_back({{}, {}, {Json{{"type", "snap_kv"}}}});
+  efficient.rules.push_back(
+      {{}, {}, {Json{{"type", "random_sampling"}, {"sampling_rate", 0.1}, {"estimator", "hub"}}}});
   EXPECT_THAT(HostAttention::Create(efficient),
               StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("the efficient engine")));
   PipelineConfig wrong;

@@ -12,11 +12,13 @@
 #include "sparse_attention/efficient_attention/cpu/fixed_ranges.h"
 #include "sparse_attention/efficient_attention/cpu/indexer_index.h"
 #include "sparse_attention/efficient_attention/cpu/label_index.h"
+#include "sparse_attention/efficient_attention/cpu/magic_pig_sampler.h"
 #include "sparse_attention/efficient_attention/cpu/oracle_scores.h"
 #include "sparse_attention/efficient_attention/cpu/pq_index.h"
 #include "sparse_attention/efficient_attention/cpu/quest_index.h"
 #include "sparse_attention/efficient_attention/cpu/samplers.h"
 #include "sparse_attention/efficient_attention/cpu/signature_index.h"
+#include "sparse_attention/efficient_attention/cpu/snap_kv_selector.h"
 #include "sparse_attention/efficient_attention/cpu/socket_index.h"
 #include "sparse_attention/efficient_attention/cpu/top_p_selector.h"
 #include "sparse_attention/key_index/socket_planes.h"
@@ -30,8 +32,11 @@
 #include "sparse_attention/research_attention/maskers/fixed/pq_cache_config.h"
 #include "sparse_attention/research_attention/maskers/fixed/quest_top_k_config.h"
 #include "sparse_attention/research_attention/maskers/fixed/sink_config.h"
+#include "sparse_attention/research_attention/maskers/fixed/snap_kv_config.h"
 #include "sparse_attention/research_attention/maskers/fixed/socket_top_k_config.h"
 #include "sparse_attention/research_attention/maskers/sampling/adaptive_sampling_config.h"
+#include "sparse_attention/research_attention/maskers/sampling/magic_pig_config.h"
+#include "sparse_attention/research_attention/maskers/sampling/magic_pig_planes.h"
 #include "sparse_attention/research_attention/maskers/sampling/random_sampling_config.h"
 
 namespace sparse_attention {
@@ -187,6 +192,25 @@ Twin QuestTwin(const Json& json) {
       config.heavy_size, std::min(config.page_size, kMostKeys), config.label_bits);
 }
 
+Twin SnapKvTwin(const Json& json) {
+  SA_ASSIGN_OR_RETURN(const auto config, ConfigFromJson<SnapKvConfig>(json));
+  return std::make_shared<cpu::SnapKvSelector>(
+      cpu::SnapKvOptions{config.heavy_size, config.window_size, config.kernel_size});
+}
+
+Twin MagicPigTwin(const Json& json) {
+  SA_ASSIGN_OR_RETURN(const auto config, ConfigFromJson<MagicPigConfig>(json));
+  if (config.estimator == Estimator::kHub) return NoHubDraws(config.kName, "estimator");
+  cpu::MagicPigOptions options;
+  options.tables = config.lsh_l;
+  options.bits = config.lsh_k;
+  options.centred = config.center;
+  options.planes = [config](const cpu::StepPlan& plan) {
+    return DrawMagicPigPlanes(config, plan.seed, plan.shape.layer, plan.shape.dim).values;
+  };
+  return std::make_shared<cpu::MagicPigSampler>(std::move(options));
+}
+
 Twin RandomTwin(const Json& json) {
   SA_ASSIGN_OR_RETURN(const auto config, ConfigFromJson<RandomSamplingConfig>(json));
   if (config.estimator == Estimator::kHub) return NoHubDraws(config.kName, "estimator");
@@ -219,8 +243,10 @@ const std::map<std::string, Twin (*)(const Json&)>& Twins() {
       {LightningIndexerConfig::kName, &LightningIndexerTwin},
       {PqCacheConfig::kName, &PqCacheTwin},
       {QuestTopKConfig::kName, &QuestTwin},
+      {SnapKvConfig::kName, &SnapKvTwin},
       {RandomSamplingConfig::kName, &RandomTwin},
       {AdaptiveSamplingConfig::kName, &AdaptiveTwin},
+      {MagicPigConfig::kName, &MagicPigTwin},
   };
   return *twins;
 }

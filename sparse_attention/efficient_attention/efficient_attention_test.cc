@@ -149,6 +149,8 @@ TEST(EfficientAttention, LogsWhatTheResearchEngineLogs) {
       R"({"maskers": [{"type": "sink", "sink_size": 5},
                       {"type": "adaptive_sampling", "base_rate_sampling": 0.1, "epsilon": 0.3,
                        "delta": 0.2, "init_offset": 5, "local_offset": 3}]})",
+      R"({"selection": "kv_group", "maskers": [{"type": "magic_pig", "lsh_l": 5, "lsh_k": 4}]})",
+      R"({"maskers": [{"type": "snap_kv", "heavy_size": 30, "window_size": 2}]})",
       R"({"layers": [{"layers": "0-", "heads": "0-3", "maskers": [{"type": "sink", "sink_size": 9}]},
                      {"layers": "0-", "heads": "4-",
                       "maskers": [{"type": "oracle_top_k", "heavy_size": 30}]}]})",
@@ -213,10 +215,16 @@ TEST(EfficientAttention, RefusalsNameWhatIsMissing) {
   const auto error = [](const std::string& pipeline) {
     return EfficientFromJson(Parsed(pipeline)).status();
   };
+  static const MaskerDescriptor* const elsewhere = [] {
+    auto* descriptor = new MaskerDescriptor(SinkDescriptor());
+    descriptor->name = "elsewhere";
+    return descriptor;
+  }();
+  SA_ASSERT_OK(RegisterMasker(*elsewhere));
   EXPECT_THAT(
-      error(R"({"maskers": [{"type": "sink", "sink_size": 4}, {"type": "snap_kv"}]})"),
+      error(R"({"maskers": [{"type": "sink", "sink_size": 4}, {"type": "elsewhere"}]})"),
       StatusIs(absl::StatusCode::kUnimplemented,
-               HasSubstr("pipeline.maskers[1]: the efficient engine does not support snap_kv: "
+               HasSubstr("pipeline.maskers[1]: the efficient engine does not support elsewhere: "
                          "it has kernels for adaptive_sampling, causal, ")));
   EXPECT_THAT(error(R"({"maskers": [{"type": "random_sampling", "sampling_rate": 0.1,
                                      "estimator": "hub"}]})"),

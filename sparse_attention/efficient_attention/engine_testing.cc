@@ -11,6 +11,20 @@
 #include "sparse_attention/base/tensor_check.h"
 
 namespace sparse_attention {
+namespace {
+
+// The inclusion probability of a key that the row's set sampled, 0 where it is dropped.
+float SampleWeight(const cpu::StepItem& item, int row, int64_t key) {
+  if (item.sampled.weights == nullptr) return std::exp(-item.sampled.bias[item.set_of(row)]);
+  const uint32_t listed = static_cast<uint32_t>(key);
+  uint16_t members = static_cast<uint16_t>(1u << row);
+  float bias[cpu::kMostGroup] = {};
+  int64_t dropped[cpu::kMostGroup] = {};
+  item.sampled.weights->Weigh(item, &listed, 1, &members, bias, 1, dropped);
+  return members == 0 ? 0 : std::exp(-bias[row]);
+}
+
+}  // namespace
 
 absl::StatusOr<EfficientResult> RunEfficient(const EfficientAttention& attention,
                                              const AttentionInputs& in, AttentionSession* session) {
@@ -31,7 +45,7 @@ absl::StatusOr<EfficientResult> RunEfficient(const EfficientAttention& attention
         if (!open || (held.bits(set) != nullptr && cpu::TestBit(held.bits(set), key))) {
           out[key] = 1;
         } else if (item.sampled.any && cpu::TestBit(item.sampled.bits[set], key)) {
-          out[key] = std::exp(-item.sampled.bias[set]);
+          out[key] = SampleWeight(item, row, key);
         }
       }
     }

@@ -14,8 +14,6 @@
 #include <type_traits>
 #include <vector>
 
-#include "sparse_attention/base/normal.h"
-#include "sparse_attention/base/philox.h"
 #include "sparse_attention/efficient_attention/kernels/cpu/common/isa.h"
 #include "sparse_attention/key_index/hash_core.h"
 #include "sparse_attention/key_index/tensor_rows.h"
@@ -103,21 +101,6 @@ void HashOnHost(const at::Tensor& vectors, const at::Tensor& planes, const HashR
 }
 
 }  // namespace
-
-at::Tensor GaussianPlanes(uint64_t seed, int64_t layer, int64_t tables, int64_t bits, int64_t dim) {
-  at::Tensor planes = at::empty({tables, bits, dim}, at::kFloat);
-  float* out = planes.data_ptr<float>();
-  for (int64_t table = 0; table < tables; ++table) {
-    PhiloxStream stream(seed, RandomPurpose::kHashPlanes, static_cast<uint32_t>(layer),
-                        static_cast<uint32_t>(table), 0);
-    for (int64_t i = 0; i < bits * dim; i += 2) {
-      const auto [x, y] = NormalPair(stream);
-      *out++ = static_cast<float>(x);
-      if (i + 1 < bits * dim) *out++ = static_cast<float>(y);
-    }
-  }
-  return planes;
-}
 
 at::Tensor HashBuckets(const at::Tensor& x, const at::Tensor& planes, const HashRule& rule) {
   const int64_t tables = planes.size(0), bits = planes.size(1), n = x.size(2);

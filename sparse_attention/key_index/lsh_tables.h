@@ -19,10 +19,6 @@ struct HashRule {
   bool zero_is_one = false;
 };
 
-// Standard normal planes, float32 [tables, bits, dim] on the host, a pure function of the
-// arguments.
-at::Tensor GaussianPlanes(uint64_t seed, int64_t layer, int64_t tables, int64_t bits, int64_t dim);
-
 // The bucket of each vector of x [batch, heads, n, dim] in each table: [batch, heads, tables, n],
 // in the narrowest of uint8, int16, int32 and int64 that holds all of them as non-negative numbers
 // (at 64 bits int64, the highest bit as its sign). `planes` float32 [tables, bits, dim] on x's

@@ -11,20 +11,11 @@
 #include "sparse_attention/base/random_tensors.h"
 #include "sparse_attention/base/tensor_near.h"
 #include "sparse_attention/key_index/append_testing.h"
+#include "sparse_attention/key_index/gaussian_planes.h"
+#include "sparse_attention/key_index/tensor_array.h"
 
 namespace sparse_attention {
 namespace {
-
-TEST(GaussianPlanes, AreAFunctionOfSeedLayerAndTable) {
-  const at::Tensor planes = GaussianPlanes(1, 2, 5, 3, 8);
-  EXPECT_TRUE(planes.equal(GaussianPlanes(1, 2, 5, 3, 8)));
-  EXPECT_TRUE(planes.narrow(0, 0, 2).equal(GaussianPlanes(1, 2, 2, 3, 8)));
-  EXPECT_FALSE(planes.equal(GaussianPlanes(2, 2, 5, 3, 8)));
-  EXPECT_FALSE(planes.equal(GaussianPlanes(1, 3, 5, 3, 8)));
-  const at::Tensor many = GaussianPlanes(1, 0, 100, 10, 30);
-  EXPECT_NEAR(many.mean().item<double>(), 0, 5 / std::sqrt(30000.));
-  EXPECT_NEAR(many.square().mean().item<double>(), 1, 5 * std::sqrt(2 / 30000.));
-}
 
 TEST(HashBuckets, NameTheSideOfEachPlane) {
   RandomTensors random(1);
@@ -55,7 +46,7 @@ TEST(HashBuckets, AVectorInAPlane) {
 TEST(HashBuckets, TakeTheNarrowestType) {
   const at::Tensor x = RandomTensors(1).Normal({1, 1, 50, 4});
   const auto type = [&](int64_t bits) {
-    return HashBuckets(x, GaussianPlanes(1, 0, 2, bits, 4), {}).scalar_type();
+    return HashBuckets(x, TensorOf(GaussianPlanes(1, 0, 2, bits, 4)), {}).scalar_type();
   };
   EXPECT_EQ(type(8), at::kByte);
   EXPECT_EQ(type(9), at::kShort);
@@ -100,9 +91,9 @@ TEST(HashBuckets, VectorsMeetAsOftenAsTheFormulaSays) {
     const at::Tensor pair =
         at::tensor({1., 0., 0., cosine, std::sqrt(1 - cosine * cosine), 0.}).to(at::kFloat);
     for (int64_t bits : {1, 3, 8}) {
-      const at::Tensor buckets =
-          HashBuckets(pair.view({1, 1, 2, 3}),
-                      GaussianPlanes(static_cast<uint64_t>(bits), 0, kTables, bits, 3), {});
+      const at::Tensor buckets = HashBuckets(
+          pair.view({1, 1, 2, 3}),
+          TensorOf(GaussianPlanes(static_cast<uint64_t>(bits), 0, kTables, bits, 3)), {});
       const int64_t met = buckets.select(3, 0).eq(buckets.select(3, 1)).sum().item<int64_t>();
       const double p = CollisionProbability(at::tensor({cosine}), bits, 1).item<double>();
       const boost::math::binomial binomial(kTables, p);
@@ -133,7 +124,7 @@ TEST(SoftBuckets, SurviveSharpQueries) {
 }
 
 TEST(LshTables, AppendsEqualAFreshBuild) {
-  const at::Tensor planes = GaussianPlanes(1, 0, 6, 10, 8);
+  const at::Tensor planes = TensorOf(GaussianPlanes(1, 0, 6, 10, 8));
   ExpectAppendsEqualAFreshBuild(
       [&](const at::Tensor& keys) {
         LshTables tables(planes, {});

@@ -16,6 +16,12 @@ PIPELINES: dict[str, list[dict[str, Any]]] = {
         {"type": "local", "window_size": 8},
         {"type": "quest_top_k", "heavy_size": 24, "page_size": 8},
     ],
+    "magic_pig": [
+        {"type": "sink", "sink_size": 4},
+        {"type": "local", "window_size": 8},
+        {"type": "magic_pig", "lsh_l": 12, "lsh_k": 4},
+    ],
+    "snap_kv": [{"type": "snap_kv", "heavy_size": 24, "window_size": 8}],
     "vattention": [
         {"type": "sink", "sink_size": 4},
         {"type": "local", "window_size": 8},
@@ -58,7 +64,9 @@ def test_left_padding() -> None:
     assert generated(model, "efficient", PIPELINES["quest"], **inputs).equal(expected)
 
 
-def test_what_has_no_kernels_is_refused_with_its_path() -> None:
-    with pytest.raises(NotImplementedError, match=r"pipeline.maskers\[0\]: the efficient engine does not support snap_kv"):
-        with sah.sparse(tiny_model("llama"), {"type": "efficient", "maskers": [{"type": "snap_kv"}]}):
+def test_what_is_not_supported_is_refused_with_its_path() -> None:
+    masker = {"type": "random_sampling", "sampling_rate": 0.1, "estimator": "hub"}
+    reason = r'pipeline.maskers\[0\]: the efficient engine does not support random_sampling.estimator "hub"'
+    with pytest.raises(NotImplementedError, match=reason):
+        with sah.sparse(tiny_model("llama"), {"type": "efficient", "maskers": [masker]}):
             pass

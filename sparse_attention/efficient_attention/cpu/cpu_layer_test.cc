@@ -20,10 +20,12 @@
 #include "sparse_attention/base/status_matchers.h"
 #include "sparse_attention/efficient_attention/cpu/fixed_ranges.h"
 #include "sparse_attention/efficient_attention/cpu/kv_cache.h"
+#include "sparse_attention/efficient_attention/cpu/magic_pig_sampler.h"
 #include "sparse_attention/efficient_attention/cpu/oracle_scores.h"
 #include "sparse_attention/efficient_attention/cpu/pq_index.h"
 #include "sparse_attention/efficient_attention/cpu/quest_index.h"
 #include "sparse_attention/efficient_attention/cpu/samplers.h"
+#include "sparse_attention/efficient_attention/cpu/snap_kv_selector.h"
 #include "sparse_attention/efficient_attention/cpu/socket_index.h"
 
 namespace {
@@ -53,6 +55,14 @@ struct Method {
   MaskerChain chain;
 };
 
+std::vector<float> Normals(int64_t count) {
+  std::mt19937 random(3);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(static_cast<size_t>(count));
+  for (float& x : values) x = normal(random);
+  return values;
+}
+
 std::vector<Method> Methods() {
   const auto sink = std::make_shared<SinkRange>(Budget::Count(5));
   const auto local = std::make_shared<LocalRange>(Budget::Count(9));
@@ -61,13 +71,11 @@ std::vector<Method> Methods() {
   SocketOptions socket;
   socket.bits = 5;
   socket.tables = 7;
-  socket.planes = [](int64_t dim) {
-    std::mt19937 random(3);
-    std::normal_distribution<float> normal;
-    std::vector<float> planes(static_cast<size_t>(7 * 5 * dim));
-    for (float& x : planes) x = normal(random);
-    return planes;
-  };
+  socket.planes = [](int64_t dim) { return Normals(7 * 5 * dim); };
+  MagicPigOptions pig;
+  pig.tables = 9;
+  pig.bits = 6;
+  pig.planes = [](const StepPlan& plan) { return Normals(9 * 6 * (plan.shape.dim + 1)); };
   AdaptiveSamplerOptions adaptive;
   adaptive.base_rate = Budget::Fraction(0.05);
   adaptive.epsilon = 0.2;
@@ -83,6 +91,8 @@ std::vector<Method> Methods() {
        {local, std::make_shared<PqCacheSelector>(Budget::Count(40),
                                                  PqIndexOptions{.bits = 4, .iterations = 2})}},
       {"socket", {sink, std::make_shared<SocketSelector>(Budget::Count(40), socket)}},
+      {"snap_kv", {sink, std::make_shared<SnapKvSelector>(SnapKvOptions{Budget::Count(40), 7, 5})}},
+      {"magic_pig", {sink, local, oracle, std::make_shared<MagicPigSampler>(pig)}},
       {"random", {sink, local, std::make_shared<RandomSampler>(0.2)}},
       {"adaptive", {sink, local, oracle, std::make_shared<AdaptiveSampler>(adaptive)}},
       {"adaptive_output", {sink, local, std::make_shared<AdaptiveSampler>(output)}},
@@ -246,7 +256,10 @@ TEST_P(CpuLayerTest, StepsAllocateNothing) {
 }
 
 TEST_P(CpuLayerTest, ACutSequenceGoesOnAsIfNothingHadBeen) {
-  LayerRun straight(method_, {1}, 16, 2, by_group_), cut(method_, {1}, 16, 2, by_group_);
+  // None of its later keys lies beyond MagicPIG's radius, which would then rest on them.
+  constexpr uint64_t kSequence = 4;
+  LayerRun straight(method_, {kSequence}, 16, 2, by_group_),
+      cut(method_, {kSequence}, 16, 2, by_group_);
   straight.Append(600);
   cut.Append(600);
   cut.Append(30);
@@ -342,6 +355,10 @@ TEST(CpuLayer, IndexesTakeTheirBytes) {
   EXPECT_NEAR(bytes_of_key("quest"), 2 * 64 * 2 / 16.0, 0.1);
   EXPECT_NEAR(bytes_of_key("quest4bits"), 2 * 64 * 4 / 16.0, 0.2);
   EXPECT_EQ(bytes_of_key("socket"), 7 + 4);
+  // A bucket a table, and a head's centre.
+  EXPECT_DOUBLE_EQ(bytes_of_key("magic_pig") * kCapacity, 9 * kCapacity + 4 * 64);
+  // A bit a query head, in whole words.
+  EXPECT_DOUBLE_EQ(bytes_of_key("snap_kv") * kCapacity, 4 * 8 * ((kCapacity + 63) / 64));
   // 2 codes, and a head's codebook of 2 x 16 centroids of 32 channels: once as it is, once as it is
   // searched, 64 at a time with their lengths.
   EXPECT_EQ(bytes_of_key("pq") * kCapacity, 2 * kCapacity + 4 * 2 * (16 * 32 + 64 * (32 + 1)));

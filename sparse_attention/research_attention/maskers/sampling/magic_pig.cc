@@ -12,13 +12,14 @@
 
 #include "absl/strings/str_cat.h"
 #include "sparse_attention/attention/masked_products.h"
-#include "sparse_attention/base/philox.h"
 #include "sparse_attention/key_index/lsh_tables.h"
 #include "sparse_attention/key_index/mips_core.h"
 #include "sparse_attention/key_index/mips_transform.h"
+#include "sparse_attention/key_index/tensor_array.h"
 #include "sparse_attention/mask/mask_ops.h"
 #include "sparse_attention/research_attention/maskers/index_state.h"
 #include "sparse_attention/research_attention/maskers/sampling/create_sampler.h"
+#include "sparse_attention/research_attention/maskers/sampling/magic_pig_planes.h"
 #include "sparse_attention/research_attention/maskers/selection.h"
 
 namespace sparse_attention {
@@ -130,12 +131,7 @@ at::Tensor MagicPigPlanes(const MagicPigConfig& config, uint64_t pipeline_seed, 
                   at::TensorOptions().dtype(at::kFloat));
     return projections.t().reshape({config.lsh_l, config.lsh_k, dim + 1});
   }
-  // Both seeds change the draw, and neither undoes the other.
-  const PhiloxCounter mixed = Philox4x32(
-      {static_cast<uint32_t>(config.seed), static_cast<uint32_t>(config.seed >> 32), 0, 0},
-      PhiloxKeyFromSeed(pipeline_seed));
-  return GaussianPlanes(uint64_t{mixed[1]} << 32 | mixed[0], layer, config.lsh_l, config.lsh_k,
-                        dim + 1);
+  return TensorOf(DrawMagicPigPlanes(config, pipeline_seed, layer, dim));
 }
 
 MagicPig::MagicPig(const MagicPigConfig& config, const MaskerOptions& options)

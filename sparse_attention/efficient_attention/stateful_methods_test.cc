@@ -1,0 +1,278 @@
+// Methods whose choice rests on earlier steps, or on other keys: what SnapKV's prompt kept, the
+// centre and radius that MagicPIG's keys were hashed with.
+#include <ATen/ops/avg_pool1d.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/matmul.h>
+#include <ATen/ops/where.h>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "sparse_attention/attention/attention_inputs.h"
+#include "sparse_attention/attention/numeric_law.h"
+#include "sparse_attention/attention/random_attention.h"
+#include "sparse_attention/attention/reference_attention.h"
+#include "sparse_attention/base/random_tensors.h"
+#include "sparse_attention/base/status_matchers.h"
+#include "sparse_attention/efficient_attention/engine_testing.h"
+#include "sparse_attention/efficient_attention/method_testing.h"
+#include "sparse_attention/key_index/layer_file_testing.h"
+#include "sparse_attention/key_index/lsh_tables.h"
+#include "sparse_attention/key_index/mips_transform.h"
+
+namespace sparse_attention {
+namespace {
+
+// What the prompt's last queries vote for, as the method defines it; keys behind it score highest.
+class PromptVotes {
+ public:
+  explicit PromptVotes(const Json& pipeline)
+      : pipeline_(pipeline), method_(pipeline["maskers"].back()) {}
+
+  at::Tensor Scores(const AttentionInputs& step) {
+    const bool continues = votes_.defined() && step.queries() == 1 && votes_.size(3) < step.keys();
+    if (!continues) votes_ = Votes(step);
+    at::Tensor scores = at::empty({votes_.size(0), votes_.size(1), 1, step.keys()}, at::kDouble);
+    scores.fill_(votes_.max());
+    scores.narrow(3, 0, votes_.size(3)).copy_(votes_);
+    return scores.expand({-1, -1, step.queries(), -1});
+  }
+
+ private:
+  at::Tensor Votes(const AttentionInputs& step) const {
+    const int64_t window =
+        std::min({method_["window_size"].get<int64_t>(), step.queries(), step.keys()});
+    const int64_t kernel = method_["kernel_size"];
+    const at::Tensor logits = ComputeLogits(step).to(at::kDouble);
+    const at::Tensor sums =
+        logits.narrow(2, step.queries() - window, window).softmax(-1).nan_to_num(0).sum(2);
+    const at::Tensor pooled = at::avg_pool1d(sums, {kernel}, {1}, {kernel / 2}).unsqueeze(2);
+    at::Tensor votes = OfGroups(pooled, step, pipeline_).clone();
+    votes.narrow(3, step.keys() - window, window).fill_(votes.max());
+    return votes;
+  }
+
+  const Json pipeline_, method_;
+  at::Tensor votes_;
+};
+
+MethodCase SnapKvCase(uint64_t seed) {
+  return MakeCase(seed, TypeOf(seed), [](RandomTensors& random) {
+    return Json{{"type", "snap_kv"},
+                {"heavy_size", Heavy(random)},
+                {"window_size", random.Integer(1, 6)},
+                {"kernel_size", random.OneOf<int64_t>({1, 3, 5, 9})}};
+  });
+}
+
+void ExpectSnapKvAgrees(const MethodCase& problem) {
+  PromptVotes votes(problem.pipeline);
+  ExpectEnginesAgree(problem, [&](const AttentionInputs& step) { return votes.Scores(step); });
+}
+
+TEST(StatefulMethods, SnapKvSelectsTheSameKeysButForRounding) {
+  for (uint64_t seed = 0; seed < 120; ++seed) {
+    ExpectSnapKvAgrees(SnapKvCase(seed));
+    if (HasFailure()) return;
+  }
+}
+
+// Centre and radius of each head as the session's steps leave them.
+class Spheres {
+ public:
+  explicit Spheres(bool centred) : centred_(centred) {}
+  const MipsTransform& Follow(const at::Tensor& keys) {
+    const MipsTransform fitted = MipsTransform::Fit(keys, centred_, /*like_hub=*/false);
+    if (!transform_.centre.defined()) return transform_ = fitted;
+    const at::Tensor holds = transform_.Holds(keys);
+    transform_.centre = at::where(holds, transform_.centre, fitted.centre);
+    transform_.radius = at::where(holds, transform_.radius, fitted.radius);
+    return transform_;
+  }
+
+ private:
+  const bool centred_;
+  MipsTransform transform_;
+};
+
+// Cosines of the angles between what is hashed for a row and the keys, float64.
+at::Tensor HashedCosines(const AttentionInputs& step, const MipsTransform& sphere, bool by_group) {
+  at::Tensor x = step.q.to(at::kDouble);
+  if (by_group) {
+    x = x.div(x.square().sum(-1, true).sqrt()).unflatten(1, {step.kv_heads(), step.group_size()});
+    x = x.sum(2).repeat_interleave(step.group_size(), 1);
+  }
+  const auto of_heads = [&](const at::Tensor& t) {
+    return t.to(at::kDouble).repeat_interleave(step.group_size(), 1);
+  };
+  const at::Tensor from_centre = of_heads(step.k).sub(of_heads(sphere.centre));
+  return at::matmul(x, from_centre.transpose(2, 3))
+      .div(x.square().sum(-1, true).sqrt().mul(of_heads(sphere.radius)));
+}
+
+// The same sets, and the probabilities of the definition within what the rounding of a cosine makes
+// of them.
+TEST(StatefulMethods, MagicPigSamplesTheSameKeysWithTheirProbabilities) {
+  int64_t sampled = 0, refits = 0;
+  std::vector<at::Tensor> outs[3], references[3], baselines[3];
+  for (uint64_t seed = 0; seed < 120; ++seed) {
+    int64_t tables = 0, bits = 0;
+    bool centred = true;
+    MethodCase problem = MakeCase(seed, TypeOf(seed), [&](RandomTensors& random) {
+      tables = random.Integer(1, 30);
+      bits = random.OneOf<int64_t>({1, 4, 8, 9, 16, 17, 33, 64});
+      centred = random.Chance(0.7);
+      return Json{{"type", "magic_pig"},
+                  {"lsh_l", tables},
+                  {"lsh_k", bits},
+                  {"center", centred},
+                  {"seed", random.Integer(0, 99)}};
+    });
+    RandomTensors random(seed + 8000);
+    if (random.Chance(0.4)) {  // keys held here and there, the same in both engines
+      const AttentionInputs& in = problem.steps.front();
+      const std::string path = ::testing::TempDir() + "/hash.safetensors";
+      WriteHashAttentionFile(path, {{in.layer, in.query_heads(), in.kv_heads(), in.dim()}});
+      Json& maskers = problem.pipeline["maskers"];
+      maskers.insert(maskers.end() - 1, Json{{"type", "hash_attention_top_k"},
+                                             {"heavy_size", Heavy(random)},
+                                             {"hat_weight_file", path}});
+    }
+    if (random.Chance(0.3)) {  // the latest key of a head lies far out
+      problem.steps.back().k.select(0, 0).select(0, 0).select(0, -1).mul_(3);
+    }
+    for (AttentionInputs& step : problem.steps) {
+      if (random.Chance(0.4)) continue;
+      // Queries near keys share buckets of many planes.
+      const int64_t first = random.Integer(0, step.keys() - step.queries());
+      step.q = step.k.narrow(2, first, step.queries())
+                   .repeat_interleave(step.group_size(), 1)
+                   .add(random.Normal(step.q.sizes(), step.q.scalar_type()), 0.2);
+    }
+    const bool by_group = problem.pipeline["selection"] == "kv_group";
+    SCOPED_TRACE(problem.text + "\n" + problem.pipeline.dump());
+    SA_ASSERT_OK_AND_ASSIGN(const auto research, ResearchFromJson(problem.pipeline));
+    SA_ASSERT_OK_AND_ASSIGN(const auto efficient, EfficientFromJson(problem.pipeline));
+    AttentionSession research_session, session;
+    Spheres spheres(centred);
+    at::Tensor radius;
+    for (const AttentionInputs& step : problem.steps) {
+      SA_ASSERT_OK_AND_ASSIGN(const AttentionResult expected,
+                              research->Run(step, &research_session));
+      SA_ASSERT_OK_AND_ASSIGN(const EfficientResult result,
+                              RunEfficient(*efficient, step, &session));
+      const at::Tensor wanted = VisibleWeights(step, expected.mask);
+      const at::Tensor weights = result.mask.ToDense();
+      EXPECT_TRUE(weights.gt(0).equal(wanted.gt(0)))
+          << weights.gt(0).ne(wanted.gt(0)).sum().item<int64_t>() << " keys differ";
+      const MipsTransform& sphere = spheres.Follow(step.k);
+      refits += radius.defined() && !radius.equal(sphere.radius);
+      radius = sphere.radius;
+      const at::Tensor cosines = HashedCosines(step, sphere, by_group);
+      // Of an inner product in float32, of a group over its directions.
+      const double rounding = static_cast<double>(step.dim() + 8) * 0x1p-23 *
+                              (by_group ? static_cast<double>(step.group_size()) : 1);
+      const at::Tensor least = CollisionProbability(cosines.sub(rounding), bits, tables);
+      const at::Tensor most = CollisionProbability(cosines.add(rounding), bits, tables);
+      const at::Tensor drawn = weights.gt(0).logical_and(weights.lt(1));
+      const at::Tensor wrong = weights.lt(least.mul(1 - 0x1p-22))
+                                   .logical_or_(weights.gt(most.mul(1 + 0x1p-22)))
+                                   .logical_and_(drawn);
+      EXPECT_EQ(wrong.sum().item<int64_t>(), 0) << "probabilities";
+      sampled += drawn.sum().item<int64_t>();
+      if (HasFailure()) return;
+      SA_ASSERT_OK_AND_ASSIGN(const ReferenceState reference,
+                              ReferenceAttention(step, result.mask));
+      outs[seed % 3].push_back(result.out.flatten());
+      references[seed % 3].push_back(reference.out.flatten());
+      baselines[seed % 3].push_back(PlainAttention(step, result.mask).flatten());
+    }
+  }
+  EXPECT_GT(sampled, 100000);
+  EXPECT_GT(refits, 5);
+  for (int type = 0; type < 3; ++type) {
+    EXPECT_THAT(at::cat(outs[type]),
+                ObeysNumericLaw(at::cat(references[type]), at::cat(baselines[type])));
+  }
+}
+
+// A plan is made anew when the keys have doubled; what the first steps decided stays.
+TEST(StatefulMethods, AnOutgrownPlanRemembers) {
+  RandomTensors random(4);
+  AttentionInputs all;
+  all.q = random.Normal({2, 4, 3, 32});
+  all.k = random.Normal({2, 2, 2100, 32});
+  all.v = random.Normal({2, 2, 2100, 32});
+  all.causal = true;
+  all.k.narrow(2, 500, 1600).mul_(0.5);  // within the radius, off the centre
+  all.k.narrow(2, 500, 1600).add_(0.3);
+  MethodCase problem;
+  for (const int64_t keys : {500, 501, 1100, 1101, 2100}) {
+    AttentionInputs in = all;
+    in.k = all.k.narrow(2, 0, keys);
+    in.v = all.v.narrow(2, 0, keys);
+    in.q = all.q.narrow(2, 0, keys == 500 ? 3 : 1);
+    problem.steps.push_back(in);
+  }
+  for (const char* selection : {"query_head", "kv_group"}) {
+    problem.pipeline = {{"selection", selection},
+                        {"group_reduce", "mean"},
+                        {"maskers", {{{"type", "magic_pig"}, {"lsh_l", 6}, {"lsh_k", 4}}}}};
+    ExpectEnginesAgree(problem, nullptr);
+    problem.pipeline["maskers"] = {
+        {{"type", "snap_kv"}, {"heavy_size", 40}, {"window_size", 2}, {"kernel_size", 3}}};
+    ExpectSnapKvAgrees(problem);
+  }
+}
+
+// One context, several questions; then keys that differ from those of an earlier step.
+TEST(StatefulMethods, WhatStepsRememberIsCutBackWithTheKeys) {
+  RandomTensors random(5);
+  AttentionInputs all;
+  all.q = random.Normal({1, 4, 4, 32});
+  all.k = random.Normal({1, 2, 330, 32});
+  all.v = random.Normal({1, 2, 330, 32});
+  all.causal = true;
+  const auto step = [&](int64_t keys, int64_t queries, int64_t changed_from = 1000) {
+    AttentionInputs in = all;
+    in.k = all.k.narrow(2, 0, keys).clone();
+    if (changed_from < keys) in.k.narrow(2, changed_from, keys - changed_from).mul_(-2);
+    in.v = all.v.narrow(2, 0, keys);
+    in.q = all.q.narrow(2, 0, queries);
+    return in;
+  };
+  for (const Json& masker :
+       {Json{{"type", "magic_pig"}, {"lsh_l", 6}, {"lsh_k", 4}},
+        Json{{"type", "snap_kv"}, {"heavy_size", 20}, {"window_size", 2}, {"kernel_size", 1}}}) {
+    const Json pipeline = {{"maskers", {masker}}};
+    SCOPED_TRACE(pipeline.dump());
+    SA_ASSERT_OK_AND_ASSIGN(const auto research, ResearchFromJson(pipeline));
+    SA_ASSERT_OK_AND_ASSIGN(const auto efficient, EfficientFromJson(pipeline));
+    AttentionSession research_session, session;
+    const auto expect_same = [&](const AttentionInputs& in) {
+      SA_ASSERT_OK_AND_ASSIGN(const AttentionResult expected, research->Run(in, &research_session));
+      SA_ASSERT_OK_AND_ASSIGN(const EfficientResult result, RunEfficient(*efficient, in, &session));
+      EXPECT_TRUE(result.mask.ToActive().equal(VisibleWeights(in, expected.mask).gt(0)))
+          << in.keys() << " keys";
+    };
+    const AttentionInputs context = step(300, 0);
+    SA_ASSERT_OK(research->Prepare(context, &research_session));
+    SA_ASSERT_OK(efficient->Prepare(context, &session));
+    expect_same(step(304, 4));
+    expect_same(step(305, 1));
+    research_session.Rewind();
+    session.Rewind();
+    expect_same(step(301, 1, 300));  // a question of one token
+    expect_same(step(302, 1, 300));
+    expect_same(step(290, 4, 240));  // another sequence from key 240 on
+    expect_same(step(291, 1, 240));
+    expect_same(step(330, 1, 240));
+  }
+}
+
+}  // namespace
+}  // namespace sparse_attention
