@@ -6,6 +6,7 @@
 
 #include "sparse_attention/efficient_attention/cpu/attend.h"
 #include "sparse_attention/efficient_attention/cpu/covering_index.h"
+#include "sparse_attention/efficient_attention/cpu/lookup_scorer.h"
 #include "sparse_attention/efficient_attention/kernels/cpu/common/aligned_buffer.h"
 #include "sparse_attention/efficient_attention/kernels/cpu/score/bucket_match.h"
 #include "sparse_attention/key_index/hash_core.h"
@@ -89,7 +90,6 @@ class MagicPigIndex final : public CoveringIndexOf<KeyIndex> {
         capacity_(plan.capacity),
         isa_(plan.isa),
         kernels_(BucketMatchKernelsFor(plan.isa)),
-        widen_(RowProductKernelsFor(plan.isa)),
         packed_(static_cast<size_t>(
             PackedPlaneFloats(options.tables, options.bits, plan.shape.dim + 1))),
         hash_{packed_.data(), options.tables, options.bits, plan.shape.dim + 1},
@@ -170,8 +170,7 @@ class MagicPigIndex final : public CoveringIndexOf<KeyIndex> {
     float* const hashed = item.arena.Take<float>(sets * hash_.dim);
     float* const scratch = item.arena.Take<float>(HashScratchFloats(hash_));
     for (int row = 0; row < item.rows(); ++row) {
-      widen_.widen(static_cast<const char*>(item.problem.q) + row * item.problem.q_stride,
-                   shape_.element, dim, q + row * dim);
+      WidenQuery(item, row, q + row * dim);
       const float length = VectorNorm(q + row * dim, dim);
       weights.factor[row] = 1 / static_cast<double>(length < kLeastNorm ? kLeastNorm : length);
     }
@@ -291,7 +290,6 @@ class MagicPigIndex final : public CoveringIndexOf<KeyIndex> {
   const int64_t capacity_;
   const Isa isa_;
   const BucketMatchKernels kernels_;
-  const RowProductKernels widen_;
   std::vector<float> packed_;
   const HashPlanes hash_;
   const int64_t code_bytes_;

@@ -187,15 +187,13 @@ class PromptChoice final : public KeyIndex {
     float* const votes = arena.Take<float>(plan_.shape.group() * keys);
     float* const scores = arena.Take<float>(plan_.sets() * keys);
     WindowAttention(plan_, inputs, sequence, kv_head, window, arena).Sum(votes);
+    // A mean over the heads orders keys as their sum does.
     for (int head = 0; head < plan_.shape.group(); ++head) {
       Pool(votes + head * keys, keys, before,
            !plan_.by_group || head == 0             ? Into::kSet
            : plan_.reduce == StepPlan::Reduce::kMax ? Into::kMax
                                                     : Into::kAdd,
            scores + (plan_.by_group ? 0 : head * keys));
-    }
-    if (plan_.by_group && plan_.reduce == StepPlan::Reduce::kMean) {
-      for (int64_t j = 0; j < before; ++j) scores[j] /= static_cast<float>(plan_.shape.group());
     }
     auto* const stream = new (arena.Take<TopKStream>(1)) TopKStream(
         TopKKernelsFor(plan_.isa), before, arena.Take<char>(TopKStream::ScratchBytes(before)));
