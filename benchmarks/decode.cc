@@ -64,7 +64,6 @@ constexpr const char* kQuest = R"({"type": "quest_top_k", "heavy_size": {k}, "pa
 constexpr const char* kSocket =
     R"({"type": "socket_top_k", "heavy_size": {k}, "K": 10, "L": 60, "tau": 0.3})";
 constexpr const char* kOracle = R"({"type": "oracle_top_k", "heavy_size": {k}})";
-constexpr const char* kSnapKv = R"({"type": "snap_kv", "heavy_size": {k}})";
 constexpr const char* kMagicPig = R"({"type": "magic_pig", "lsh_l": {k}, "lsh_k": 10})";
 constexpr const char* kRandom = R"({"type": "random_sampling", "sampling_rate": {k}})";
 
@@ -148,7 +147,6 @@ std::vector<Case> AllCases(const std::string& folder) {
     add("oracle top-k", kOracle, "0.1", selection);
   }
   add("Socket", kSocket, "0.1", "kv_group");
-  add("SnapKV", kSnapKv, "0.1", "kv_group");
   for (const char* selection : {"kv_group", "query_head"}) {
     add("MagicPIG, tables of 10 planes:", kMagicPig, "75", selection);
   }
