@@ -6,6 +6,10 @@
 #include <limits>
 #include <vector>
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 namespace sparse_attention::cpu {
 namespace {
 
@@ -38,6 +42,22 @@ ReadAhead BestReadAhead(Workers& workers, std::span<const ReadItem> items, Isa i
   }
   return candidates[static_cast<size_t>(std::min_element(least.begin(), least.end()) -
                                         least.begin())];
+}
+
+bool EvictFromCaches(const char* data, int64_t bytes) {
+#if defined(__x86_64__)
+  for (int64_t line = 0; line < bytes; line += 64) _mm_clflush(data + line);
+  _mm_mfence();
+  return true;
+#elif defined(__aarch64__)
+  for (int64_t line = 0; line < bytes; line += 64) {
+    asm volatile("dc civac, %0" : : "r"(data + line) : "memory");
+  }
+  asm volatile("dsb sy" : : : "memory");
+  return true;
+#else
+  return bytes == 0 || data == nullptr;
+#endif
 }
 
 int64_t BytesOf(std::span<const ReadItem> items) {

@@ -34,6 +34,10 @@ double SecondsToRead(Workers& workers, std::span<const ReadItem> items, ReadAhea
 // What reads them fastest, tried: SecondsToRead with it is the ceiling.
 ReadAhead BestReadAhead(Workers& workers, std::span<const ReadItem> items, Isa isa = BestIsa());
 
+// Writes back and drops the lines of [data, data + bytes) from all caches, so that they are read
+// from memory next. False where the processor has no way to.
+bool EvictFromCaches(const char* data, int64_t bytes);
+
 int64_t BytesOf(std::span<const ReadItem> items);
 
 // `bytes` from `data` on in one item a thread and part, many enough that threads end together.

@@ -54,6 +54,14 @@ TEST_P(BandwidthTest, EveryByteIsReadOnce) {
   }
 }
 
+TEST(Bandwidth, EvictedDataAreStillThere) {
+  std::vector<char> data(10000);
+  std::iota(data.begin(), data.end(), char{1});
+  const std::vector<char> before = data;
+  EXPECT_TRUE(EvictFromCaches(data.data() + 3, 9000));
+  EXPECT_EQ(data, before);
+}
+
 TEST(Bandwidth, ItemsCoverAStream) {
   std::vector<char> data(100 * 4096);
   std::vector<ReadItem> items(7);
