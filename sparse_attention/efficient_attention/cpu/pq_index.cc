@@ -57,7 +57,7 @@ class PqIndex final : public CoveringIndex {
   size_t ScratchBytes() const override {
     return LookupScratchBytes(subvectors_, options_.bits) +
            Arena::Bytes<float>(shape_.group() * subvectors_ * clusters_) +
-           Arena::Bytes<float>(shape_.dim);
+           Arena::Bytes<float>(shape_.group() * shape_.dim);
   }
 
   const ItemScorer* MakeScorer(const StepItem& item) const override {
@@ -65,13 +65,9 @@ class PqIndex final : public CoveringIndex {
     float* const tables = item.arena.Take<float>(item.rows() * subvectors_ * clusters_);
     {
       ArenaScope scope(item.arena);
-      float* const q = item.arena.Take<float>(shape_.dim);
-      for (int row = 0; row < item.rows(); ++row) {
-        WidenQuery(item, row, q);
-        for (int64_t s = 0; s < subvectors_; ++s) {
-          FillTable(codebook, item.kv_head, s, q, tables + (row * subvectors_ + s) * clusters_);
-        }
-      }
+      float* const q = item.arena.Take<float>(item.rows() * shape_.dim);
+      for (int row = 0; row < item.rows(); ++row) WidenQuery(item, row, q + row * shape_.dim);
+      FillTables(codebook, item, q, tables);
     }
     LookupProblem problem;
     problem.rows = item.rows();
@@ -94,17 +90,23 @@ class PqIndex final : public CoveringIndex {
     std::vector<float> phi;        // [KV heads, subvectors]
   };
 
-  // Products of a query's sub-vector with the centroids.
-  void FillTable(const Codebook& codebook, int64_t head, int64_t subvector, const float* q,
-                 float* table) const {
+  // Products of the queries' sub-vectors with the centroids, to [rows, subvectors, clusters].
+  void FillTables(const Codebook& codebook, const StepItem& item, const float* q,
+                  float* tables) const {
     const PqEncoder encoder = EncoderOf(codebook);
-    const int64_t first = encoder.FirstChannel(subvector);
-    const int64_t channels =
-        shape_.dim / subvectors_ + (subvector < shape_.dim % subvectors_ ? 1 : 0);
-    const float* centroid =
-        codebook.centroids.data() + (head * subvectors_ + subvector) * clusters_ * centroid_dim_;
-    for (int64_t c = 0; c < clusters_; ++c, centroid += centroid_dim_) {
-      table[c] = DotProduct(q + first, centroid, channels);
+    for (int64_t s = 0; s < subvectors_; ++s) {
+      AttentionProblem problem;
+      problem.element = Element::kFloat32;
+      problem.dim =
+          static_cast<int32_t>(shape_.dim / subvectors_ + (s < shape_.dim % subvectors_ ? 1 : 0));
+      problem.rows = item.rows();
+      problem.q = q + encoder.FirstChannel(s);
+      problem.q_stride = shape_.dim * int64_t{sizeof(float)};
+      problem.k.base = reinterpret_cast<const char*>(
+          codebook.centroids.data() + (item.kv_head * subvectors_ + s) * clusters_ * centroid_dim_);
+      problem.k.row_stride = centroid_dim_ * int64_t{sizeof(float)};
+      item.plan.attention.logits_range(problem, 0, clusters_, tables + s * clusters_,
+                                       subvectors_ * clusters_);
     }
   }
 

@@ -14,6 +14,17 @@
 namespace sparse_attention::cpu {
 namespace {
 
+// Of a query and a plane; in an order of its own.
+float DotProduct(const float* x, const float* y, int64_t n) {
+  float sums[8] = {};
+  int64_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    for (int64_t lane = 0; lane < 8; ++lane) sums[lane] += x[i + lane] * y[i + lane];
+  }
+  for (; i < n; ++i) sums[i % 8] += x[i] * y[i];
+  return ((sums[0] + sums[4]) + (sums[1] + sums[5])) + ((sums[2] + sums[6]) + (sums[3] + sums[7]));
+}
+
 class SocketIndex final : public CoveringIndex {
  public:
   SocketIndex(const StepPlan& plan, const SocketOptions& options)
