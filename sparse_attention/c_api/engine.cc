@@ -128,6 +128,7 @@ absl::StatusOr<std::unique_ptr<sah_layer>> MakeLayer(const std::shared_ptr<Engin
   shape.layer = options.layer;
   plan.sequences = options.sequences;
   plan.capacity = options.capacity;
+  plan.threads = core->workers.threads();
 
   const std::lock_guard lock(core->turn);
   SA_ASSIGN_OR_RETURN(cpu::CpuLayer layer, core->pipeline.Plan(plan, core->isa));

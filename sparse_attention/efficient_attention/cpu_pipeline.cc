@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "sparse_attention/efficient_attention/cpu/cost_rule.h"
 #include "sparse_attention/efficient_attention/cpu_twins.h"
 
 namespace sparse_attention {
@@ -83,6 +84,8 @@ absl::StatusOr<cpu::CpuLayer> CpuPipeline::Plan(const EfficientLayerOptions& opt
   plan.isa = isa;
   plan.attention = cpu::AttentionKernelsFor(plan.isa);
   plan.bitmap = cpu::BitmapKernelsFor(plan.isa);
+  SA_ASSIGN_OR_RETURN(plan.cost,
+                      cpu::CostRuleFor(shape, options.capacity, options.threads, plan.isa));
   return cpu::CpuLayer::Create(plan, PipelineOf(shape.layer, shape.query_heads));
 }
 

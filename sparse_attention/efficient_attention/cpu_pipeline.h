@@ -18,6 +18,7 @@ struct EfficientLayerOptions {
   cpu::LayerShape shape;
   int64_t sequences = 1;
   int64_t capacity = 0;  // keys of a sequence
+  int threads = 1;       // that steps will run in; the cost rule is measured with as many
 };
 
 class CpuPipeline {

@@ -198,6 +198,7 @@ absl::StatusOr<EfficientAttention::LayerState*> EfficientAttention::Update(
                    in.layer};
   options.sequences = in.batch();
   options.capacity = in.keys();
+  options.threads = at::get_num_threads();
   std::unique_ptr<LayerMemory>& memory = session->MemoryFor(in.layer);
   auto* state = dynamic_cast<LayerState*>(memory.get());
   if (state == nullptr || !state->Fits(options)) {

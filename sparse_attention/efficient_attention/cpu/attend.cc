@@ -1,8 +1,9 @@
 #include "sparse_attention/efficient_attention/cpu/attend.h"
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <cstring>
-#include <limits>
 
 namespace sparse_attention::cpu {
 namespace {
@@ -10,148 +11,192 @@ namespace {
 constexpr int64_t kBlockWords = 32;
 constexpr int64_t kBlockKeys = 64 * kBlockWords;
 
-// What the kernel is told of a list of keys.
-struct ListBuffers {
-  explicit ListBuffers(StepItem& item)
-      : keys(item.arena.Take<uint32_t>(kListKeys)), members(item.arena.Take<uint16_t>(kListKeys)) {}
-  uint32_t* keys;
-  uint16_t* members;
-};
+// Eight keys: 1 where the bit of a byte is set.
+typedef uint16_t Members __attribute__((vector_size(16)));
+constexpr auto kSpread = [] {
+  std::array<std::array<uint16_t, 8>, 256> spread = {};
+  for (size_t byte = 0; byte < 256; ++byte) {
+    for (size_t i = 0; i < 8; ++i) spread[byte][i] = static_cast<uint16_t>(byte >> i & 1);
+  }
+  return spread;
+}();
 
-// Attention over the keys of bitmaps, which hold bits inside the open part alone.
-class BitmapAttention {
+// The keys of a part that are marked in bitmaps.
+class PartOfBitmaps {
  public:
-  BitmapAttention(StepItem& item, uint64_t* const* bits, const SampledKeys* sample)
+  PartOfBitmaps(StepItem& item, const AttendedKeys& keys, const KeySpan& part,
+                const RunningState& state, Arena& scratch)
       : item_(item),
-        sample_(sample),
-        buffers_(item),
-        bias_(sample != nullptr && sample->weights != nullptr
-                  ? item.arena.Take<float>(item.rows() * kListKeys)
-                  : nullptr) {
-    const HeldKeys& held = item.held;
-    first_word_ = held.open_begin() / 64;
-    words_ = BitmapWords(held.open_end()) - first_word_;
-    for (int set = 0; set < held.sets(); ++set) {
-      ClearBits(bits[set], first_word_ * 64, held.open_begin());
-      ClearBits(bits[set], held.open_end(), (first_word_ + words_) * 64);
-      bits_[set] = bits[set] + first_word_;
+        scratch_(scratch),
+        keys_(keys),
+        part_(part),
+        state_(state),
+        listed_(scratch.Take<uint32_t>(kListKeys)),
+        members_(scratch.Take<uint16_t>(kListKeys)),
+        scored_(item.logits.Cover(keys.open)),
+        logits_(scored_ ? scratch.Take<float>(item.rows() * kListKeys) : nullptr),
+        bias_(keys.sample != nullptr && keys.sample->weights != nullptr
+                  ? scratch.Take<float>(item.rows() * kListKeys)
+                  : nullptr) {}
+
+  void Gather() {
+    const BitmapKernels& bitmap = item_.plan.bitmap;
+    const int64_t end_word = BitmapWords(part_.end);
+    int64_t listed = 0;
+    for (int64_t word = part_.begin / 64; word < end_word; word += kBlockWords) {
+      const int64_t count = std::min(kBlockWords, end_word - word);
+      const uint32_t base = static_cast<uint32_t>(word * 64);
+      if (sets() == 1) {
+        listed +=
+            bitmap.to_list(keys_.bits[0] + word, count, base, listed_ + listed, kListKeys - listed);
+      } else {
+        const uint64_t* rows[kMostGroup];
+        for (int set = 0; set < sets(); ++set) rows[set] = keys_.bits[set] + word;
+        listed += bitmap.union_to_list(rows, sets(), count, base, listed_ + listed,
+                                       members_ + listed, kListKeys - listed);
+      }
+      if (listed > kListKeys - kBlockKeys) {
+        AttendListed(listed);
+        listed = 0;
+      }
     }
+    if (listed > 0) AttendListed(listed);
   }
 
-  void Run() {
-    const int64_t in_union = Count();
-    if (in_union == 0) return;
-    const double open = static_cast<double>(item_.held.open_end() - item_.held.open_begin());
-    if (static_cast<double>(in_union) > item_.plan.cost.gather_share * open) {
-      Stream();
-    } else {
-      Gather();
+  void ReadInOrder() {
+    const uint16_t all = item_.plan.by_group ? 0xFFFF : 1;  // rows of a set
+    for (int64_t first = part_.begin / 64 * 64; first < part_.end; first += kListKeys) {
+      const int64_t end = std::min(first + kListKeys, (part_.end + 63) / 64 * 64);
+      for (int64_t word = first / 64; word < end / 64; ++word) {
+        for (int byte = 0; byte < 8; ++byte) {
+          Members members = {};
+          for (int set = 0; set < sets(); ++set) {
+            Members of_set;
+            std::memcpy(&of_set, kSpread[keys_.bits[set][word] >> (8 * byte) & 0xFF].data(),
+                        sizeof(of_set));
+            members |= of_set * all << set;
+          }
+          std::memcpy(members_ + (word * 64 - first) + 8 * byte, &members, sizeof(members));
+        }
+      }
+      const KeySpan span = {std::max(first, part_.begin), std::min(end, part_.end)};
+      for (int64_t key = span.begin; key < span.end; ++key) {
+        listed_[key - first] = static_cast<uint32_t>(key);
+      }
+      const int64_t skipped = span.begin - first;
+      Attend({.keys = listed_ + skipped, .count = span.size()}, members_ + skipped,
+             scored_ ? item_.logits.At(0, span.begin) : nullptr, item_.logits.stride);
     }
   }
 
  private:
   int sets() const { return item_.held.sets(); }
 
-  // Of the union; also reports.
-  int64_t Count() {
-    const BitmapKernels& bitmap = item_.plan.bitmap;
-    int64_t most = 0;
-    for (int set = 0; set < sets(); ++set) {
-      const int64_t count = bitmap.count(bits_[set], words_);
-      most = std::max(most, count);
-      for (int r = 0; r < item_.rows(); ++r) {
-        if (item_.set_of(r) == set) item_.reports[r].selected += count;
-      }
+  void AttendListed(int64_t count) {
+    for (int row = 0; scored_ && row < item_.rows(); ++row) {
+      const float* const known = item_.logits.At(row, item_.logits.first);
+      float* const out = logits_ + row * kListKeys;
+      for (int64_t i = 0; i < count; ++i) out[i] = known[listed_[i] - item_.logits.first];
     }
-    int64_t in_union = most;
-    if (sets() > 1) {
-      in_union = 0;
-      for (int64_t w = 0; w < words_; ++w) {
-        uint64_t word = 0;
-        for (int set = 0; set < sets(); ++set) word |= bits_[set][w];
-        in_union += __builtin_popcountll(word);
-      }
-    }
-    for (int r = 0; r < item_.rows(); ++r) item_.reports[r].rows_read += in_union;
-    return in_union;
+    const bool members = sets() > 1;
+    if (!members && bias_ != nullptr) std::fill_n(members_, count, uint16_t{0xFFFF});
+    Attend({.keys = listed_, .count = count}, members || bias_ != nullptr ? members_ : nullptr,
+           logits_, kListKeys);
   }
 
-  void Gather() {
-    const BitmapKernels& bitmap = item_.plan.bitmap;
-    int64_t listed = 0;
-    for (int64_t word = 0; word < words_; word += kBlockWords) {
-      const int64_t count = std::min(kBlockWords, words_ - word);
-      const uint32_t base = static_cast<uint32_t>((first_word_ + word) * 64);
-      if (sets() == 1) {
-        listed += bitmap.to_list(bits_[0] + word, count, base, buffers_.keys + listed,
-                                 kListKeys - listed);
-      } else {
-        const uint64_t* rows[kMostGroup];
-        for (int set = 0; set < sets(); ++set) rows[set] = bits_[set] + word;
-        listed += bitmap.union_to_list(rows, sets(), count, base, buffers_.keys + listed,
-                                       buffers_.members + listed, kListKeys - listed);
-      }
-      if (listed > kListKeys - kBlockKeys) {
-        Attend(listed, sets() > 1);
-        listed = 0;
-      }
-    }
-    if (listed > 0) Attend(listed, sets() > 1);
-  }
-
-  void Stream() {
-    for (int64_t word = 0; word < words_; word += kBlockWords) {
-      const int64_t begin = std::max((first_word_ + word) * 64, item_.held.open_begin());
-      const int64_t end = std::min((first_word_ + word + kBlockWords) * 64, item_.held.open_end());
-      for (int64_t key = begin; key < end; ++key) {
-        const int64_t bit = key - first_word_ * 64;
-        uint32_t members = 0;
-        for (int set = 0; set < sets(); ++set) {
-          members |= static_cast<uint32_t>(TestBit(bits_[set], bit)) << set;
-        }
-        if (item_.plan.by_group && members != 0) members = 0xFFFF;
-        buffers_.keys[key - begin] = static_cast<uint32_t>(key);
-        buffers_.members[key - begin] = static_cast<uint16_t>(members);
-      }
-      Attend(end - begin, /*members=*/true);
-    }
-  }
-
-  void Attend(int64_t count, bool members) {
-    KeyList list;
-    list.keys = buffers_.keys;
-    list.count = count;
-    list.members = members ? buffers_.members : nullptr;
-    if (sample_ != nullptr && sample_->weights != nullptr) {
-      if (!members) std::fill_n(buffers_.members, count, uint16_t{0xFFFF});
-      list.members = buffers_.members;
+  // `members` and `logits` of the list, or null.
+  void Attend(KeyList list, uint16_t* members, const float* logits, int64_t stride) {
+    if (bias_ != nullptr) {
+      int64_t dropped[kMostGroup] = {};
+      keys_.sample->weights->Weigh(item_, list.keys, list.count, members, bias_, kListKeys, dropped,
+                                   scratch_);
       list.bias = bias_;
       list.bias_stride = kListKeys;
-      int64_t dropped[kMostGroup] = {};
-      sample_->weights->Weigh(item_, buffers_.keys, count, buffers_.members, bias_, kListKeys,
-                              dropped);
-      for (int r = 0; r < item_.rows(); ++r) item_.reports[r].selected -= dropped[r];
-    } else if (sample_ != nullptr) {
-      for (int r = 0; r < item_.rows(); ++r) list.row_bias[r] = sample_->bias[item_.set_of(r)];
+      for (int r = 0; r < item_.rows(); ++r) {
+        // Other parts of the item may be at work.
+        std::atomic_ref(item_.reports[r].selected).fetch_sub(dropped[r], std::memory_order_relaxed);
+      }
+    } else if (keys_.sample != nullptr) {
+      for (int r = 0; r < item_.rows(); ++r) list.row_bias[r] = keys_.sample->bias[item_.set_of(r)];
     }
-    item_.plan.attention.attend_list(item_.problem, list, item_.state);
+    list.members = members;
+    const AttentionKernels& attention = item_.plan.attention;
+    if (logits != nullptr) {
+      attention.attend_scored_list(item_.problem, list, logits, stride, state_);
+    } else {
+      attention.attend_list(item_.problem, list, state_);
+    }
   }
 
   StepItem& item_;
-  const SampledKeys* const sample_;
-  ListBuffers buffers_;
-  float* const bias_;  // [rows, kListKeys] where the sample has weights
-  uint64_t* bits_[kMostGroup] = {};
-  int64_t first_word_, words_;
+  Arena& scratch_;
+  const AttendedKeys& keys_;
+  const KeySpan part_;
+  const RunningState& state_;
+  uint32_t* const listed_;
+  uint16_t* const members_;
+  const bool scored_;    // only values are read
+  float* const logits_;  // [rows, kListKeys], of the list
+  float* const bias_;    // [rows, kListKeys] where the sample has weights
 };
 
-void AttendRange(StepItem& item, int64_t begin, int64_t end) {
-  if (begin >= end) return;
-  item.plan.attention.attend_range(item.problem, begin, end, nullptr, nullptr, item.state);
+void ReportRange(StepItem& item, const KeySpan& keys) {
   for (int r = 0; r < item.rows(); ++r) {
-    item.reports[r].selected += end - begin;
-    item.reports[r].rows_read += end - begin;
+    item.reports[r].selected += keys.size();
+    item.reports[r].rows_read += keys.size();
   }
+}
+
+// Takes the bitmaps of the open part, and decides how to read it. Returns how many rows are read.
+int64_t TakeBitmaps(StepItem& item, uint64_t* const* bits, AttendedKeys& keys) {
+  const HeldKeys& held = item.held;
+  const BitmapKernels& bitmap = item.plan.bitmap;
+  keys.open = {held.open_begin(), held.open_end()};
+  const int64_t first_word = keys.open.begin / 64;
+  const int64_t end_word = BitmapWords(keys.open.end);
+  int64_t selected[kMostGroup] = {};
+  for (int set = 0; set < held.sets(); ++set) {
+    ClearBits(bits[set], first_word * 64, keys.open.begin);
+    ClearBits(bits[set], keys.open.end, end_word * 64);
+    selected[set] = bitmap.count(bits[set] + first_word, end_word - first_word);
+    keys.bits[set] = bits[set];
+  }
+  // Rows that any set wants, and runs of neighbours among them.
+  int64_t rows = 0, runs = 0;
+  uint64_t before = 0;
+  for (int64_t word = first_word; word < end_word; word += kBlockWords) {
+    const int64_t count = std::min(kBlockWords, end_word - word);
+    uint64_t wanted[kBlockWords], starts[kBlockWords];
+    for (int64_t w = 0; w < count; ++w) wanted[w] = bits[0][word + w];
+    for (int set = 1; set < held.sets(); ++set) {
+      for (int64_t w = 0; w < count; ++w) wanted[w] |= bits[set][word + w];
+    }
+    for (int64_t w = 0; w < count; ++w) {
+      starts[w] = wanted[w] & ~(wanted[w] << 1 | (w == 0 ? before : wanted[w - 1]) >> 63);
+    }
+    before = wanted[count - 1];
+    rows += bitmap.count(wanted, count);
+    runs += bitmap.count(starts, count);
+  }
+  for (int r = 0; r < item.rows(); ++r) {
+    item.reports[r].selected += selected[item.set_of(r)];
+    item.reports[r].rows_read += rows;
+  }
+  keys.in_order = item.plan.cost.ReadsInOrder(rows, runs, keys.open.size(), item.keys);
+  if (rows == 0) keys.bits[0] = nullptr;
+  return keys.in_order ? keys.open.size() : rows;
+}
+
+// `rows` of them are read.
+void Cut(int64_t rows, AttendedKeys& keys) {
+  KeySpan& all = keys.parts.keys;
+  for (const KeySpan& span :
+       {keys.before, keys.bits[0] == nullptr ? KeySpan() : keys.open, keys.after}) {
+    if (span.empty()) continue;
+    all = all.empty() ? span : KeySpan{all.begin, span.end};
+  }
+  int64_t& part_keys = keys.parts.part_keys;
+  while (part_keys < all.end && rows * part_keys < kPartRows * all.size()) part_keys *= 2;
 }
 
 }  // namespace
@@ -181,10 +226,7 @@ RowBlock::RowBlock(const StepPlan& plan, const StepInputs& inputs, int64_t seque
                     query_of(row) * inputs.q_query_stride,
                 static_cast<size_t>(row_bytes));
   }
-  state.max = arena.Take<float>(problem.rows);
-  state.sum = arena.Take<float>(problem.rows);
-  state.out = arena.Take<float>(problem.rows * shape.value_dim);
-  state.out_stride = shape.value_dim;
+  state = TakeState(arena, problem.rows, shape.value_dim);
   InitState(problem.rows, shape.value_dim, state);
 }
 
@@ -211,36 +253,78 @@ void RowBlock::Finish(const StepPlan& plan, const StepInputs& inputs, const Step
   }
 }
 
-void AttendHeld(StepItem& item) {
-  if (item.attended) return;
-  item.attended = true;
-  const HeldKeys& held = item.held;
-  if (held.holds_all()) return AttendRange(item, held.first(), held.end());
-  AttendRange(item, held.first(), held.open_begin());
-  if (held.bits(0) != nullptr) {
-    ArenaScope scope(item.arena);
-    uint64_t* bits[kMostGroup];
-    for (int set = 0; set < held.sets(); ++set) bits[set] = item.held.MutableBits(set, item.arena);
-    BitmapAttention(item, bits, nullptr).Run();
+RunningState TakeState(Arena& arena, int64_t rows, int64_t value_dim) {
+  RunningState state;
+  state.max = arena.Take<float>(rows);
+  state.sum = arena.Take<float>(rows);
+  state.out = arena.Take<float>(rows * value_dim);
+  state.out_stride = value_dim;
+  return state;
+}
+
+size_t StateBytes(int64_t rows, int64_t value_dim) {
+  return 2 * Arena::Bytes<float>(rows) + Arena::Bytes<float>(rows * value_dim);
+}
+
+AttendedKeys HeldToAttend(StepItem& item) {
+  HeldKeys& held = item.held;
+  AttendedKeys keys;
+  int64_t rows = 0;
+  if (held.holds_all()) {
+    keys.before = {held.first(), held.end()};
+  } else {
+    keys.before = {held.first(), held.open_begin()};
+    keys.after = {held.open_end(), held.end()};
+    if (held.bits(0) != nullptr) {
+      uint64_t* bits[kMostGroup];
+      for (int set = 0; set < held.sets(); ++set) bits[set] = held.MutableBits(set, item.arena);
+      rows = TakeBitmaps(item, bits, keys);
+    }
   }
-  AttendRange(item, held.open_end(), held.end());
+  ReportRange(item, keys.before);
+  ReportRange(item, keys.after);
+  Cut(rows + keys.before.size() + keys.after.size(), keys);
+  return keys;
 }
 
-void AttendSampled(StepItem& item) {
-  if (!item.sampled.any || item.held.holds_all()) return;
-  ArenaScope scope(item.arena);
-  BitmapAttention(item, item.sampled.bits, &item.sampled).Run();
+AttendedKeys SampledToAttend(StepItem& item) {
+  AttendedKeys keys;
+  keys.sample = &item.sampled;
+  Cut(TakeBitmaps(item, item.sampled.bits, keys), keys);
+  return keys;
 }
 
-size_t AttendScratchBytes(const StepPlan& plan) {
+void AttendPart(StepItem& item, const AttendedKeys& keys, int64_t part, const RunningState& state,
+                Arena& scratch) {
+  const auto attend_range = [&](const KeySpan& range) {
+    const KeySpan in_part = InPart(range, keys.parts, part);
+    if (in_part.empty()) return;
+    item.plan.attention.attend_range(item.problem, in_part.begin, in_part.end, nullptr, nullptr,
+                                     state);
+  };
+  attend_range(keys.before);
+  const KeySpan open = InPart(keys.open, keys.parts, part);
+  if (keys.bits[0] != nullptr && !open.empty()) {
+    ArenaScope scope(scratch);
+    PartOfBitmaps bitmaps(item, keys, open, state, scratch);
+    if (keys.in_order) {
+      bitmaps.ReadInOrder();
+    } else {
+      bitmaps.Gather();
+    }
+  }
+  attend_range(keys.after);
+}
+
+size_t AttendScratchBytes(const StepPlan& plan, bool logits_known) {
+  return Arena::Bytes<uint32_t>(kListKeys) + Arena::Bytes<uint16_t>(kListKeys) +
+         (logits_known ? Arena::Bytes<float>(plan.shape.group() * kListKeys) : 0);
+}
+
+size_t RowBlockBytes(const StepPlan& plan) {
   const LayerShape& shape = plan.shape;
   return Arena::Bytes<char>(kMaxRows * shape.dim * ElementBytes(shape.element)) +
-         2 * Arena::Bytes<float>(kMaxRows) + Arena::Bytes<float>(kMaxRows * shape.value_dim) +
-         Arena::Bytes<uint32_t>(kListKeys) + Arena::Bytes<uint16_t>(kListKeys);
-}
-
-size_t SampleWeightScratchBytes(const StepPlan& plan) {
-  return Arena::Bytes<float>(plan.shape.group() * kListKeys);
+         StateBytes(kMaxRows, shape.value_dim);
 }
 
 }  // namespace sparse_attention::cpu

@@ -1,12 +1,40 @@
-// Attention of one item over what its maskers chose.
+// Attention of one item over what its maskers chose, in parts.
+//
+// A part is what lies in a number of neighbouring positions. The first adds to the item's running
+// state; each other one has a state of its own, and those are merged into it in order. Where parts
+// begin depends on the item alone, so that results are the same, bit for bit, whether one thread
+// computes all parts or several threads share them.
 #ifndef SPARSE_ATTENTION_EFFICIENT_ATTENTION_CPU_ATTEND_H_
 #define SPARSE_ATTENTION_EFFICIENT_ATTENTION_CPU_ATTEND_H_
 
+#include <algorithm>
 #include <cstdint>
 
 #include "sparse_attention/efficient_attention/cpu/cpu_masker.h"
 
 namespace sparse_attention::cpu {
+
+// Positions of a part, a multiple of a bitmap word's keys; and how many rows are to be read in it:
+// where fewer are, parts are two, four, ... times as long. To begin anew costs about as much as
+// reading 20 rows.
+constexpr int64_t kPartKeys = 16384;
+constexpr int64_t kPartRows = 2048;
+
+// A span of keys, cut.
+struct Parts {
+  KeySpan keys;
+  int64_t part_keys = kPartKeys;
+
+  int64_t first() const { return keys.begin / part_keys; }
+  int64_t count() const {
+    return keys.empty() ? 0 : (keys.end + part_keys - 1) / part_keys - first();
+  }
+};
+// What of `keys` lies in part `part`, counted from the first, of `parts`.
+inline KeySpan InPart(const KeySpan& keys, const Parts& parts, int64_t part) {
+  const int64_t begin = (parts.first() + part) * parts.part_keys;
+  return {std::max(keys.begin, begin), std::min(keys.end, begin + parts.part_keys)};
+}
 
 // The query rows of one KV head, `queries` of each query head of the group, side by side in scratch
 // memory, and their running state, which is empty at first.
@@ -28,21 +56,31 @@ struct RowBlock {
   RunningState state;
 };
 
-// Keys that are listed before the kernel reads them: enough that its prefetches run ahead, few
-// enough that the list stays in the first-level cache.
-constexpr int64_t kListKeys = 4096;
+// A running state of `rows` rows in an arena, not initialised.
+RunningState TakeState(Arena& arena, int64_t rows, int64_t value_dim);
+size_t StateBytes(int64_t rows, int64_t value_dim);
 
-// Attention over the held keys, into item.state. Called by samplers that need to know the mass that
-// is certain, and by the engine behind the last masker. Does nothing at the second call.
-void AttendHeld(StepItem& item);
+// Keys that an item attends to in one go.
+struct AttendedKeys {
+  Parts parts;
+  KeySpan before, after;                  // ranges, around
+  KeySpan open;                           // what bitmaps are about
+  const uint64_t* bits[kMostGroup] = {};  // by set, none outside `open`; null: nothing of it
+  const SampledKeys* sample = nullptr;    // whose weights they have
+  bool in_order = false;  // all rows of `open` are read, and what is not wanted ignored
+};
 
-// Adds the sampled keys, with their weights.
-void AttendSampled(StepItem& item);
+// The held keys, and the sampled ones; how they are read is decided and reported.
+AttendedKeys HeldToAttend(StepItem& item);
+AttendedKeys SampledToAttend(StepItem& item);
 
-// What all of the above take of a thread's arena.
-size_t AttendScratchBytes(const StepPlan& plan);
-// What AttendSampled takes beside that for SampleWeights.
-size_t SampleWeightScratchBytes(const StepPlan& plan);
+// Adds a part of `keys` to `state`. `scratch` is the thread's.
+void AttendPart(StepItem& item, const AttendedKeys& keys, int64_t part, const RunningState& state,
+                Arena& scratch);
+
+// What AttendPart takes of a thread's arena.
+size_t AttendScratchBytes(const StepPlan& plan, bool logits_known);
+size_t RowBlockBytes(const StepPlan& plan);
 
 }  // namespace sparse_attention::cpu
 

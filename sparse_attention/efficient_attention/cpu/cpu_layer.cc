@@ -2,12 +2,22 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstring>
+#include <new>
+#include <type_traits>
 
 #include "absl/strings/str_cat.h"
 #include "sparse_attention/efficient_attention/cpu/attend.h"
 
 namespace sparse_attention::cpu {
+namespace {
+
+// Items that share threads at a time.
+constexpr int64_t kMostShared = 32;
+
+uint32_t AllHeads(const StepPlan& plan) { return (1u << plan.shape.group()) - 1; }
+
+}  // namespace
+
 absl::StatusOr<CpuLayer> CpuLayer::Create(const StepPlan& plan, const LayerPipeline& pipeline) {
   if (static_cast<int32_t>(pipeline.chain_of_head.size()) != plan.shape.query_heads ||
       plan.shape.kv_heads < 1 || plan.shape.query_heads % plan.shape.kv_heads != 0) {
@@ -73,10 +83,13 @@ double CpuLayer::ScoringShare(int64_t keys) const {
   for (size_t c = 0; c < pipeline_.chains.size(); ++c) {
     const double heads = static_cast<double>(std::count(
         pipeline_.chain_of_head.begin(), pipeline_.chain_of_head.end(), static_cast<int>(c)));
+    bool logits = false;  // of all keys
     for (size_t m = 0; m < pipeline_.chains[c].size(); ++m) {
+      const CpuMasker& masker = *pipeline_.chains[c][m];
       const KeyIndex* const index = indexes_[c][m].get();
-      const int64_t of_masker = pipeline_.chains[c][m]->ScoringBytes(plan_, keys) +
+      const int64_t of_masker = (logits ? 0 : masker.ScoringBytes(plan_, keys)) +
                                 (index == nullptr ? 0 : index->ScoringBytes(keys));
+      logits = logits || masker.scores_by_logits();
       bytes += static_cast<double>(of_masker) * heads / static_cast<double>(shape.query_heads);
     }
   }
@@ -89,13 +102,18 @@ size_t CpuLayer::ScratchBytes() const {
   size_t most = 0;
   for (size_t c = 0; c < pipeline_.chains.size(); ++c) {
     size_t bytes = HeldKeys::ScratchBytes(plan_.sets(), plan_.capacity);
+    bool logits = false;
     for (size_t m = 0; m < pipeline_.chains[c].size(); ++m) {
       bytes += pipeline_.chains[c][m]->ScratchBytes(plan_);
       if (indexes_[c][m] != nullptr) bytes += indexes_[c][m]->ScratchBytes();
+      logits = logits || pipeline_.chains[c][m]->scores_by_logits();
     }
-    most = std::max(most, bytes);
+    if (logits) {
+      bytes += Arena::Bytes<float>(ItemLogits::Floats(plan_.shape.group(), plan_.capacity));
+    }
+    most = std::max(most, bytes + AttendScratchBytes(plan_, logits));
   }
-  return most + AttendScratchBytes(plan_);
+  return most + Arena::Bytes<ItemRun>(1) + ItemRun::ScratchBytes(plan_);
 }
 
 void CpuLayer::Run(const StepInputs& inputs, const StepOutputs& outputs, Workers& workers,
@@ -106,99 +124,105 @@ void CpuLayer::Run(const StepInputs& inputs, const StepOutputs& outputs, Workers
       if (index != nullptr) index->BeginStep(inputs, workers, arenas);
     }
   }
+  const StepCall call = {plan_, inputs, outputs, reports, observe};
   const auto& of_head = pipeline_.chain_of_head;
   const bool dense = std::all_of(of_head.begin(), of_head.end(),
                                  [](int chain) { return chain == LayerPipeline::kDense; });
   // A dense item shares its rows of keys among as many queries as a call takes.
   const int64_t block = dense ? std::max(1, kMaxRows / plan_.shape.group()) : 1;
   const int64_t blocks = (inputs.queries + block - 1) / block;
-  const int64_t sequences = static_cast<int64_t>(inputs.sequences.size());
   const int64_t kv_heads = plan_.shape.kv_heads;
-  workers.Run(sequences * kv_heads * blocks, [&](int64_t i, int thread) {
+  const auto place_of = [&](int64_t i) -> ItemPlace {
     const int64_t first = i % blocks * block;
-    const Item item = {i / blocks / kv_heads, i / blocks % kv_heads, first,
-                       std::min(block, inputs.queries - first)};
-    RunItem(item, inputs, outputs, arenas[static_cast<size_t>(thread)], reports, observe);
+    return {i / blocks / kv_heads, i / blocks % kv_heads, first,
+            std::min(block, inputs.queries - first)};
+  };
+  const int64_t items = static_cast<int64_t>(inputs.sequences.size()) * kv_heads * blocks;
+  int64_t longest = 0;
+  for (const SequenceKv& kv : inputs.sequences) longest = std::max(longest, kv.length);
+
+  // One thread an item; but what would leave threads idle in the end is shared.
+  const int64_t threads = workers.threads();
+  const bool share = threads > 1 && items < 2 * threads && longest > kPartKeys;
+  const int64_t alone = !share ? items : items < threads ? 0 : threads;
+  workers.Run(alone, [&](int64_t i, int thread) {
+    Arena& arena = arenas[static_cast<size_t>(thread)];
+    for (uint32_t left = AllHeads(plan_); left != 0;) {
+      ArenaScope scope(arena);
+      ItemRun run = NextRun(call, place_of(i), left, arena);
+      while (run.Advance()) run.RunParts();
+    }
   });
+  for (int64_t first = alone; first < items; first += kMostShared) {
+    ItemPlace places[kMostShared];
+    const int64_t count = std::min(kMostShared, items - first);
+    for (int64_t i = 0; i < count; ++i) places[i] = place_of(first + i);
+    RunShared(call, {places, static_cast<size_t>(count)}, workers, arenas);
+  }
 }
 
-void CpuLayer::RunItem(const Item& item, const StepInputs& inputs, const StepOutputs& outputs,
-                       Arena& arena, RowReport* reports, const StepObserver* observe) const {
-  const int group = plan_.shape.group();
-  const int* const chain_of = pipeline_.chain_of_head.data() + item.kv_head * group;
-  uint32_t left = (1u << group) - 1;
+ItemRun CpuLayer::NextRun(const StepCall& call, const ItemPlace& place, uint32_t& left,
+                          Arena& arena) const {
   // Heads of a group mostly follow one chain; else each chain selects for all of them, so that
   // groups stay whole, and its own heads take the result.
-  while (left != 0) {
-    const int chain = chain_of[std::countr_zero(left)];
-    uint32_t heads = 0;
-    for (int h = 0; h < group; ++h) heads |= static_cast<uint32_t>(chain_of[h] == chain) << h;
-    left &= ~heads;
-    ArenaScope scope(arena);
-    if (chain == LayerPipeline::kDense) {
-      RunDense(item, inputs, outputs, heads, arena, reports);
-    } else {
-      RunChain(chain, item, inputs, outputs, heads, arena, reports, observe);
-    }
-  }
+  const int group = plan_.shape.group();
+  const int* const chain_of = pipeline_.chain_of_head.data() + place.kv_head * group;
+  const int chain = chain_of[std::countr_zero(left)];
+  uint32_t heads = 0;
+  for (int h = 0; h < group; ++h) heads |= static_cast<uint32_t>(chain_of[h] == chain) << h;
+  left &= ~heads;
+  if (chain == LayerPipeline::kDense) return ItemRun(call, place, heads, nullptr, {}, arena);
+  const size_t c = static_cast<size_t>(chain);
+  return ItemRun(call, place, heads, &pipeline_.chains[c], indexes_[c], arena);
 }
 
-void CpuLayer::RunDense(const Item& item, const StepInputs& inputs, const StepOutputs& outputs,
-                        uint32_t heads, Arena& arena, RowReport* reports) const {
-  RowBlock block(plan_, inputs, item.sequence, item.kv_head, item.first_query, item.queries, arena);
-  int64_t row_begin[kMaxRows], row_end[kMaxRows];
-  for (int r = 0; r < block.problem.rows; ++r) {
-    const int64_t position = inputs.PositionOf(item.sequence, block.query_of(r));
-    row_begin[r] = inputs.FirstVisible(item.sequence, position);
-    row_end[r] = position + 1;
+void CpuLayer::RunShared(const StepCall& call, std::span<const ItemPlace> places, Workers& workers,
+                         std::span<Arena> arenas) const {
+  struct Shared {
+    uint32_t left;       // heads to come
+    ItemRun* run;        // at work, or null
+    int64_t first_part;  // among those of all items
+    size_t mark;         // of its arena
+  };
+  Shared shared[kMostShared];
+  const int64_t count = static_cast<int64_t>(places.size());
+  for (int64_t i = 0; i < count; ++i) {
+    shared[i] = {AllHeads(plan_), nullptr, 0, arenas[static_cast<size_t>(i)].mark()};
   }
-  const int last = block.problem.rows - 1;
-  plan_.attention.attend_range(block.problem, row_begin[0], row_end[last], row_begin, row_end,
-                               block.state);
-  block.Finish(plan_, inputs, outputs, heads);
-  if (reports == nullptr) return;
-  for (int r = 0; r < block.problem.rows; ++r) {
-    if ((heads >> block.head_of(r) & 1) == 0) continue;
-    RowReport& report = reports[block.row_index(plan_, inputs, r)];
-    report = {};
-    report.visible = std::max<int64_t>(0, row_end[r] - row_begin[r]);
-    report.selected = report.rows_read = report.visible;
-  }
-}
 
-void CpuLayer::RunChain(int chain, const Item& item, const StepInputs& inputs,
-                        const StepOutputs& outputs, uint32_t heads, Arena& arena,
-                        RowReport* reports, const StepObserver* observe) const {
-  for (int64_t query = item.first_query; query < item.first_query + item.queries; ++query) {
-    ArenaScope scope(arena);
-    RowBlock block(plan_, inputs, item.sequence, item.kv_head, query, 1, arena);
-    const int64_t position = inputs.PositionOf(item.sequence, query);
-    const int64_t first = inputs.FirstVisible(item.sequence, position);
-    StepItem step = {.plan = plan_,
-                     .inputs = inputs,
-                     .sequence = item.sequence,
-                     .kv_head = item.kv_head,
-                     .query = query,
-                     .problem = block.problem,
-                     .keys = inputs.kv(item.sequence).length,
-                     .position = position,
-                     .held = HeldKeys(first, position + 1, plan_.sets()),
-                     .sampled = {},
-                     .arena = arena,
-                     .state = block.state};
-    const MaskerChain& maskers = pipeline_.chains[static_cast<size_t>(chain)];
-    for (size_t m = 0; m < maskers.size() && !step.held.holds_all(); ++m) {
-      maskers[m]->Select(step, indexes_[static_cast<size_t>(chain)][m].get());
+  // What an item keeps between its stages lies in the arena of its own number, beneath what the
+  // thread of that number takes for a part.
+  const auto advance = [&](int64_t i, int) {
+    Shared& item = shared[i];
+    Arena& arena = arenas[static_cast<size_t>(i)];
+    if (item.run != nullptr) item.run->MergeParts();
+    while (item.run != nullptr || item.left != 0) {
+      if (item.run == nullptr) {
+        static_assert(std::is_trivially_destructible_v<ItemRun>);
+        item.run = new (arena.Take<ItemRun>(1))
+            ItemRun(NextRun(call, places[static_cast<size_t>(i)], item.left, arena));
+      }
+      if (item.run->Advance()) return;
+      item.run = nullptr;
+      arena.Release(item.mark);
     }
-    if (observe != nullptr) (*observe)(step);
-    AttendHeld(step);
-    AttendSampled(step);
-    block.Finish(plan_, inputs, outputs, heads);
-    if (reports == nullptr) continue;
-    for (int r = 0; r < block.problem.rows; ++r) {
-      step.reports[r].visible = step.held.visible();
-      if ((heads >> r & 1) != 0) reports[block.row_index(plan_, inputs, r)] = step.reports[r];
+  };
+  while (true) {
+    workers.Run(count, advance);
+    bool done = true;
+    int64_t parts = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      shared[i].first_part = parts;
+      if (shared[i].run == nullptr) continue;
+      done = false;
+      parts += shared[i].run->parts();
     }
+    if (done) return;
+    workers.Run(parts, [&](int64_t part, int thread) {
+      int64_t i = count - 1;
+      while (shared[i].run == nullptr || shared[i].first_part > part) --i;
+      shared[i].run->RunPart(part - shared[i].first_part, arenas[static_cast<size_t>(thread)]);
+    });
   }
 }
 

@@ -9,7 +9,6 @@
 #define SPARSE_ATTENTION_EFFICIENT_ATTENTION_CPU_CPU_LAYER_H_
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -17,12 +16,11 @@
 #include "sparse_attention/base/status.h"
 #include "sparse_attention/efficient_attention/cpu/arena.h"
 #include "sparse_attention/efficient_attention/cpu/cpu_masker.h"
+#include "sparse_attention/efficient_attention/cpu/item_run.h"
 #include "sparse_attention/efficient_attention/cpu/step.h"
 #include "sparse_attention/efficient_attention/kernels/cpu/common/workers.h"
 
 namespace sparse_attention::cpu {
-
-using MaskerChain = std::vector<std::shared_ptr<const CpuMasker>>;
 
 // The maskers of a layer: each query head follows one chain, or none and is dense.
 struct LayerPipeline {
@@ -31,9 +29,6 @@ struct LayerPipeline {
 
   static constexpr int kDense = -1;
 };
-
-// Sees what maskers chose, for tests and for those who inspect a method.
-using StepObserver = std::function<void(const StepItem& item)>;
 
 class CpuLayer {
  public:
@@ -67,16 +62,11 @@ class CpuLayer {
   CpuLayer(const StepPlan& plan, const LayerPipeline& pipeline)
       : plan_(plan), pipeline_(pipeline) {}
 
-  struct Item {
-    int64_t sequence, kv_head, first_query, queries;
-  };
-  void RunItem(const Item& item, const StepInputs& inputs, const StepOutputs& outputs, Arena& arena,
-               RowReport* reports, const StepObserver* observe) const;
-  void RunDense(const Item& item, const StepInputs& inputs, const StepOutputs& outputs,
-                uint32_t heads, Arena& arena, RowReport* reports) const;
-  void RunChain(int chain, const Item& item, const StepInputs& inputs, const StepOutputs& outputs,
-                uint32_t heads, Arena& arena, RowReport* reports,
-                const StepObserver* observe) const;
+  // The next chain that heads of `left` follow; takes them out of it.
+  ItemRun NextRun(const StepCall& call, const ItemPlace& place, uint32_t& left, Arena& arena) const;
+  // Fewer items than threads, their parts shared among these.
+  void RunShared(const StepCall& call, std::span<const ItemPlace> places, Workers& workers,
+                 std::span<Arena> arenas) const;
 
   StepPlan plan_;
   LayerPipeline pipeline_;

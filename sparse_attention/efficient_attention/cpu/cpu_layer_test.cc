@@ -3,11 +3,7 @@
 // the research engine.
 #include "sparse_attention/efficient_attention/cpu/cpu_layer.h"
 
-#include <atomic>
-#include <cmath>
-#include <cstdlib>
 #include <limits>
-#include <new>
 #include <optional>
 #include <random>
 #include <string>
@@ -18,29 +14,8 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "sparse_attention/base/status_matchers.h"
-#include "sparse_attention/efficient_attention/cpu/fixed_ranges.h"
+#include "sparse_attention/efficient_attention/cpu/cpu_layer_testing.h"
 #include "sparse_attention/efficient_attention/cpu/kv_cache.h"
-#include "sparse_attention/efficient_attention/cpu/magic_pig_sampler.h"
-#include "sparse_attention/efficient_attention/cpu/oracle_scores.h"
-#include "sparse_attention/efficient_attention/cpu/pq_index.h"
-#include "sparse_attention/efficient_attention/cpu/quest_index.h"
-#include "sparse_attention/efficient_attention/cpu/samplers.h"
-#include "sparse_attention/efficient_attention/cpu/snap_kv_selector.h"
-#include "sparse_attention/efficient_attention/cpu/socket_index.h"
-
-namespace {
-std::atomic<int64_t> allocations{0};
-}  // namespace
-
-// Counts what the whole program allocates.
-void* operator new(size_t size) {
-  ++allocations;
-  void* const memory = std::malloc(size == 0 ? 1 : size);
-  if (memory == nullptr) throw std::bad_alloc();
-  return memory;
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 
 namespace sparse_attention::cpu {
 namespace {
@@ -50,66 +25,8 @@ using ::testing::Each;
 constexpr LayerShape kShape = {Element::kBFloat16, 64, 64, 8, 2, 3};
 constexpr int64_t kCapacity = 700;
 
-struct Method {
-  std::string name;
-  MaskerChain chain;
-};
-
-std::vector<float> Normals(int64_t count) {
-  std::mt19937 random(3);
-  std::normal_distribution<float> normal;
-  std::vector<float> values(static_cast<size_t>(count));
-  for (float& x : values) x = normal(random);
-  return values;
-}
-
-std::vector<Method> Methods() {
-  const auto sink = std::make_shared<SinkRange>(Budget::Count(5));
-  const auto local = std::make_shared<LocalRange>(Budget::Count(9));
-  const auto oracle =
-      std::make_shared<OracleTopKSelector>(TopKRule{.heavy_size = Budget::Fraction(0.05)});
-  SocketOptions socket;
-  socket.bits = 5;
-  socket.tables = 7;
-  socket.planes = [](int64_t dim) { return Normals(7 * 5 * dim); };
-  MagicPigOptions pig;
-  pig.tables = 9;
-  pig.bits = 6;
-  pig.planes = [](const StepPlan& plan) { return Normals(9 * 6 * (plan.shape.dim + 1)); };
-  AdaptiveSamplerOptions adaptive;
-  adaptive.base_rate = Budget::Fraction(0.05);
-  adaptive.epsilon = 0.2;
-  AdaptiveSamplerOptions output = adaptive;
-  output.output_guarantee = true;
-  return {
-      {"dense", {}},
-      {"ranges", {sink, local}},
-      {"oracle", {sink, local, oracle}},
-      {"quest", {sink, std::make_shared<QuestSelector>(Budget::Fraction(0.1), 16, 16)}},
-      {"quest4bits", {std::make_shared<QuestSelector>(Budget::Fraction(0.1), 16, 4)}},
-      {"pq",
-       {local, std::make_shared<PqCacheSelector>(Budget::Count(40),
-                                                 PqIndexOptions{.bits = 4, .iterations = 2})}},
-      {"socket", {sink, std::make_shared<SocketSelector>(Budget::Count(40), socket)}},
-      {"snap_kv", {sink, std::make_shared<SnapKvSelector>(SnapKvOptions{Budget::Count(40), 7, 5})}},
-      {"magic_pig", {sink, local, oracle, std::make_shared<MagicPigSampler>(pig)}},
-      {"random", {sink, local, std::make_shared<RandomSampler>(0.2)}},
-      {"adaptive", {sink, local, oracle, std::make_shared<AdaptiveSampler>(adaptive)}},
-      {"adaptive_output", {sink, local, std::make_shared<AdaptiveSampler>(output)}},
-  };
-}
-
-StepPlan PlanFor(int64_t sequences, bool by_group) {
-  StepPlan plan;
-  plan.shape = kShape;
-  plan.sequences = sequences;
-  plan.capacity = kCapacity;
-  plan.by_group = by_group;
-  plan.reduce = StepPlan::Reduce::kSum;
-  plan.isa = BestIsa();
-  plan.attention = AttentionKernelsFor(plan.isa);
-  plan.bitmap = BitmapKernelsFor(plan.isa);
-  return plan;
+StepPlan ShortPlan(int64_t sequences, bool by_group) {
+  return PlanFor(sequences, by_group, kShape, kCapacity);
 }
 
 // Tokens of a sequence, the same whoever asks.
@@ -133,7 +50,7 @@ struct LayerRun {
     pipeline.chain_of_head.assign(kShape.query_heads,
                                   method.chain.empty() ? LayerPipeline::kDense : 0);
     auto created =
-        CpuLayer::Create(PlanFor(static_cast<int64_t>(seeds.size()), by_group), pipeline);
+        CpuLayer::Create(ShortPlan(static_cast<int64_t>(seeds.size()), by_group), pipeline);
     SA_CHECK_OK(created.status());
     layer.emplace(*std::move(created));
     for (int t = 0; t < threads; ++t) arenas.emplace_back(layer->ScratchBytes());
@@ -177,9 +94,9 @@ struct LayerRun {
     outputs.sequence_stride = per_sequence * kRow;
     outputs.head_stride = queries * kRow;
     outputs.query_stride = kRow;
-    const int64_t before = allocations;
+    const int64_t before = Allocations();
     layer->Run(inputs, outputs, workers, arenas, reports.data());
-    allocated = allocations - before;
+    allocated = Allocations() - before;
     return out;
   }
 
@@ -313,7 +230,7 @@ INSTANTIATE_TEST_SUITE_P(Methods, CpuLayerTest,
                          });
 
 TEST(CpuLayer, HeadsOfAGroupMayFollowDifferentRules) {
-  const StepPlan plan = PlanFor(1, false);
+  const StepPlan plan = ShortPlan(1, false);
   LayerPipeline mixed;
   mixed.chains = {Methods()[1].chain, Methods()[2].chain};
   mixed.chain_of_head = {0, 1, LayerPipeline::kDense, 1, 0, 0, 0, 0};
@@ -374,10 +291,10 @@ TEST(CpuLayer, AnEmptyCacheGivesZeros) {
 TEST(CpuLayer, WhatDoesNotFitIsRefused) {
   LayerPipeline pipeline;
   pipeline.chain_of_head.assign(7, LayerPipeline::kDense);
-  EXPECT_THAT(CpuLayer::Create(PlanFor(1, false), pipeline),
+  EXPECT_THAT(CpuLayer::Create(ShortPlan(1, false), pipeline),
               StatusIs(absl::StatusCode::kInvalidArgument,
                        ::testing::HasSubstr("8 query and 2 KV heads with a pipeline for 7")));
-  StepPlan plan = PlanFor(1, false);
+  StepPlan plan = ShortPlan(1, false);
   plan.shape.query_heads = 34;
   pipeline.chain_of_head.assign(34, LayerPipeline::kDense);
   EXPECT_THAT(CpuLayer::Create(plan, pipeline),

@@ -38,17 +38,55 @@ struct StepPlan {
   int sets() const { return by_group ? 1 : shape.group(); }
 };
 
+// Keys [begin, end).
+struct KeySpan {
+  int64_t begin = 0;
+  int64_t end = 0;
+
+  bool empty() const { return begin >= end; }
+  int64_t size() const { return empty() ? 0 : end - begin; }
+  bool Contains(const KeySpan& other) const {
+    return other.empty() || (begin <= other.begin && other.end <= end);
+  }
+};
+
+// Exact logits of an item, float32 [rows, keys from `first` on], rows `stride` floats apart, where
+// a masker asked for them (CpuMasker::LogitsNeeded): read once, they choose keys and weigh values.
+struct ItemLogits {
+  float* data = nullptr;
+  int64_t first = 0;  // a multiple of 64; from there to the first visible key: -infinity
+  int64_t stride = 0;
+  KeySpan known;
+
+  float* At(int row, int64_t key) const { return data + row * stride + (key - first); }
+  bool Cover(const KeySpan& keys) const { return data != nullptr && known.Contains(keys); }
+
+  // Room for `keys` keys of a sequence, in all.
+  static constexpr int64_t Floats(int64_t rows, int64_t keys) {
+    return rows * ((keys + 15) / 16 * 16 + 64);
+  }
+};
+
 struct StepItem;
+
+// Keys that are listed before the attention kernel reads them: enough that its prefetches run
+// ahead, few enough that the list stays in the first-level cache.
+constexpr int64_t kListKeys = 4096;
 
 // Inclusion probabilities that differ from key to key.
 class SampleWeights {
  public:
   // bias [rows, count], rows `stride` floats apart: -log of the inclusion probability of keys[i],
-  // for the rows that members[i] names, bit r row r. `count` up to kListKeys (attend.h). Rows for
+  // for the rows that members[i] names, bit r row r. `count` up to kListKeys. Rows for
   // which a key has none (0 or NaN) are no longer its members, and dropped[row] grows by one for
-  // each.
+  // each. `scratch` is the thread's: several may weigh keys of one item.
   virtual void Weigh(const StepItem& item, const uint32_t* keys, int64_t count, uint16_t* members,
-                     float* bias, int64_t stride, int64_t* dropped) const = 0;
+                     float* bias, int64_t stride, int64_t* dropped, Arena& scratch) const = 0;
+
+  // Of a thread's arena: for the biases of a list.
+  static size_t BiasBytes(const StepPlan& plan) {
+    return Arena::Bytes<float>(plan.shape.group() * kListKeys);
+  }
 
  protected:
   ~SampleWeights() = default;  // lives in an arena
@@ -85,11 +123,11 @@ struct StepItem {
   int64_t keys;              // of the sequence, visible or not
   int64_t position;          // of the query
   HeldKeys held;
+  ItemLogits logits;
   SampledKeys sampled;
   Arena& arena;
-  // The running state of attention, over the held keys once AttendHeld has run.
+  // The running state of attention: empty until the held keys are attended to.
   RunningState state;
-  bool attended = false;
   RowReport reports[kMostGroup] = {};
 
   int rows() const { return problem.rows; }
@@ -128,8 +166,15 @@ class CpuMasker {
   virtual absl::StatusOr<std::unique_ptr<KeyIndex>> NewIndex(const StepPlan&) const {
     return nullptr;
   }
-  // As KeyIndex::ScoringBytes, for methods without an index.
+  // As KeyIndex::ScoringBytes, of keys whose logits are computed.
   virtual int64_t ScoringBytes(const StepPlan&, int64_t) const { return 0; }
+  // True where LogitsNeeded may ask for any.
+  virtual bool scores_by_logits() const { return false; }
+  // The keys whose logits are to be in item.logits before Select.
+  virtual KeySpan LogitsNeeded(const StepItem&) const { return {}; }
+  // True where Select needs item.state to be that of the keys which are held before it; nothing is
+  // held behind it then.
+  virtual bool needs_held_mass() const { return false; }
   // For one item, beside what HeldKeys takes.
   virtual size_t ScratchBytes(const StepPlan&) const { return 0; }
   // `index` is what NewIndex made, and covers all keys. Not called where all keys are held.

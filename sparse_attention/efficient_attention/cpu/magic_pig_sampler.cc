@@ -4,7 +4,6 @@
 #include <cmath>
 #include <new>
 
-#include "sparse_attention/efficient_attention/cpu/attend.h"
 #include "sparse_attention/efficient_attention/cpu/covering_index.h"
 #include "sparse_attention/efficient_attention/cpu/lookup_scorer.h"
 #include "sparse_attention/efficient_attention/kernels/cpu/common/aligned_buffer.h"
@@ -27,12 +26,12 @@ class CollisionWeights final : public SampleWeights {
   CollisionWeights(int64_t bits, int64_t tables) : bits_(bits), tables_(tables) {}
 
   void Weigh(const StepItem& item, const uint32_t* keys, int64_t count, uint16_t* members,
-             float* bias, int64_t stride, int64_t* dropped) const override {
-    ArenaScope scope(item.arena);
+             float* bias, int64_t stride, int64_t* dropped, Arena& scratch) const override {
+    ArenaScope scope(scratch);
     AttentionProblem plain = item.problem;
     plain.scale = 1;
     plain.softcap = 0;
-    float* const products = item.arena.Take<float>(item.rows() * stride);
+    float* const products = scratch.Take<float>(item.rows() * stride);
     item.plan.attention.logits_list(plain, keys, count, products, stride);
     for (int64_t i = 0; i < count; ++i) {
       if (item.plan.by_group) {
@@ -308,7 +307,7 @@ absl::StatusOr<std::unique_ptr<KeyIndex>> MagicPigSampler::NewIndex(const StepPl
 
 size_t MagicPigSampler::ScratchBytes(const StepPlan& plan) const {
   // The biases of a list of keys, and the products that they come from.
-  return MagicPigIndex::SampleBytes(plan) + 2 * SampleWeightScratchBytes(plan);
+  return MagicPigIndex::SampleBytes(plan) + 2 * SampleWeights::BiasBytes(plan);
 }
 
 void MagicPigSampler::Select(StepItem& item, const KeyIndex* index) const {

@@ -6,33 +6,25 @@
 namespace sparse_attention::cpu {
 namespace {
 
-constexpr int64_t kPieceKeys = 256;  // of several heads at a time, before they are reduced
-
 class LogitScorer final : public ItemScorer {
  public:
-  LogitScorer(const StepItem& item, float* logits)
-      : ItemScorer(ScoreType::kFloat), item_(item), logits_(logits) {}
+  explicit LogitScorer(const StepItem& item) : ItemScorer(ScoreType::kFloat), item_(item) {}
 
   void Score(int64_t begin, int64_t end, void* scores, int64_t stride) const override {
     float* const out = static_cast<float*>(scores);
-    const AttentionKernels& attention = item_.plan.attention;
-    if (!item_.plan.by_group) {
-      return attention.logits_range(item_.problem, begin, end, out, stride);
-    }
-    for (int64_t first = begin; first < end; first += kPieceKeys) {
-      const int64_t last = std::min(end, first + kPieceKeys);
-      attention.logits_range(item_.problem, first, last, logits_, kPieceKeys);
-      Reduce(last - first, out + (first - begin));
+    if (item_.plan.by_group) return Reduce(begin, end - begin, out);
+    for (int row = 0; row < item_.rows(); ++row) {
+      std::copy_n(item_.logits.At(row, begin), end - begin, out + row * stride);
     }
   }
 
  private:
-  void Reduce(int64_t count, float* out) const {
+  void Reduce(int64_t begin, int64_t count, float* out) const {
     using Reduction = StepPlan::Reduce;
     const Reduction reduce = item_.plan.reduce;
-    std::copy(logits_, logits_ + count, out);
+    std::copy_n(item_.logits.At(0, begin), count, out);
     for (int row = 1; row < item_.rows(); ++row) {
-      const float* const x = logits_ + row * kPieceKeys;
+      const float* const x = item_.logits.At(row, begin);
       if (reduce == Reduction::kMax) {
         // A NaN of any head stays.
         for (int64_t j = 0; j < count; ++j) out[j] = x[j] > out[j] || x[j] != x[j] ? x[j] : out[j];
@@ -46,18 +38,14 @@ class LogitScorer final : public ItemScorer {
   }
 
   const StepItem& item_;
-  float* const logits_;  // [rows, kPieceKeys]
 };
 
 }  // namespace
 
-size_t OracleScores::ScratchBytes() const {
-  return Arena::Bytes<LogitScorer>(1) + (by_group_ ? Arena::Bytes<float>(group_ * kPieceKeys) : 0);
-}
+size_t OracleScores::ScratchBytes() const { return Arena::Bytes<LogitScorer>(1); }
 
 const ItemScorer* OracleScores::MakeScorer(const StepItem& item) const {
-  float* const logits = by_group_ ? item.arena.Take<float>(group_ * kPieceKeys) : nullptr;
-  return new (item.arena.Take<LogitScorer>(1)) LogitScorer(item, logits);
+  return new (item.arena.Take<LogitScorer>(1)) LogitScorer(item);
 }
 
 }  // namespace sparse_attention::cpu

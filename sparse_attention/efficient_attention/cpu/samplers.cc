@@ -6,7 +6,6 @@
 #include <limits>
 
 #include "sparse_attention/base/philox.h"
-#include "sparse_attention/efficient_attention/cpu/attend.h"
 #include "sparse_attention/efficient_attention/kernels/cpu/moments/moments.h"
 #include "sparse_attention/efficient_attention/kernels/cpu/sample/without_replacement.h"
 #include "sparse_attention/research_attention/maskers/sampling/base_sample.h"
@@ -101,7 +100,6 @@ size_t AdaptiveSampler::ScratchBytes(const StepPlan& plan) const {
 }
 
 void AdaptiveSampler::Select(StepItem& item, const KeyIndex*) const {
-  AttendHeld(item);
   const int64_t visible = std::clamp<int64_t>(item.position + 1, 0, item.keys);
   const int64_t begin = options_.init_offset.Resolve(visible);
   const int64_t end = visible - options_.local_offset.Resolve(visible);
@@ -141,11 +139,20 @@ int64_t AdaptiveSampler::ChooseBudget(StepItem& item, int set, const uint64_t* o
   // One query head, or those of the group.
   const int first_row = item.plan.by_group ? 0 : set;
   const int rows = item.plan.by_group ? item.rows() : 1;
-  AttentionProblem problem = item.problem;
-  problem.q = static_cast<const char*>(problem.q) + first_row * problem.q_stride;
-  problem.rows = rows;
   float* const logits = item.arena.Take<float>(rows * base_count);
-  item.plan.attention.logits_list(problem, keys, base_count, logits, base_count);
+  if (item.logits.Cover({item.held.open_begin(), item.held.open_end()})) {
+    for (int row = 0; row < rows; ++row) {
+      const float* const known = item.logits.At(first_row + row, item.logits.first);
+      for (int64_t s = 0; s < base_count; ++s) {
+        logits[row * base_count + s] = known[keys[s] - item.logits.first];
+      }
+    }
+  } else {
+    AttentionProblem problem = item.problem;
+    problem.q = static_cast<const char*>(problem.q) + first_row * problem.q_stride;
+    problem.rows = rows;
+    item.plan.attention.logits_list(problem, keys, base_count, logits, base_count);
+  }
 
   const MomentKernels moments = MomentKernelsFor(item.plan.isa);
   const int64_t dim = item.plan.shape.value_dim;

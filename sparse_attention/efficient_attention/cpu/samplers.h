@@ -28,12 +28,13 @@ struct AdaptiveSamplerOptions {
   bool output_guarantee = false;  // else about the denominator
 };
 
-// Attends to the held keys first: their mass is a part of what the promise is about. Whether one
+// The mass of the held keys is a part of what the promise is about. Whether one
 // heavy key could break the promise is judged by the base sample alone, where the research engine
 // looks at all keys.
 class AdaptiveSampler final : public CpuMasker {
  public:
   explicit AdaptiveSampler(const AdaptiveSamplerOptions& options) : options_(options) {}
+  bool needs_held_mass() const override { return true; }
   int64_t ScoringBytes(const StepPlan& plan, int64_t keys) const override;
   size_t ScratchBytes(const StepPlan& plan) const override;
   void Select(StepItem& item, const KeyIndex*) const override;

@@ -132,15 +132,26 @@ size_t TopKSelector::ScratchBytes(const StepPlan& plan) const {
   return SelectTopEntriesScratchBytes(plan, plan.capacity);
 }
 
+bool TopKSelector::HoldsAll(const StepItem& item, int64_t k) const {
+  const int64_t beside = rule_.keys_beside + (rule_.queries_beside ? item.inputs.queries : 0);
+  return k >= item.keys || item.keys - k <= beside;
+}
+
+KeySpan TopKSelector::Candidates(const StepItem& item) const {
+  const int64_t k = rule_.heavy_size.Resolve(item.keys);
+  if (k <= 0 || HoldsAll(item, k)) return {};
+  const HeldKeys& held = item.held;
+  const bool beside = rule_.spends_beside_held;
+  return {std::max(rule_.first_candidate, beside ? held.open_begin() : held.first()),
+          beside ? held.open_end() : held.end()};
+}
+
 void TopKSelector::Select(StepItem& item, const KeyIndex* index) const {
   const int64_t k = rule_.heavy_size.Resolve(item.keys);
-  const int64_t beside = rule_.keys_beside + (rule_.queries_beside ? item.inputs.queries : 0);
-  if (k >= item.keys || item.keys - k <= beside) return item.held.HoldAll();
+  if (HoldsAll(item, k)) return item.held.HoldAll();
   if (k <= 0) return;
+  const KeySpan candidates = Candidates(item);
   const HeldKeys& held = item.held;
-  const int64_t begin =
-      std::max(rule_.first_candidate, rule_.spends_beside_held ? held.open_begin() : held.first());
-  const int64_t end = rule_.spends_beside_held ? held.open_end() : held.end();
   const uint64_t* excluded[kMostGroup] = {};
   uint64_t* selected[kMostGroup];
   for (int set = 0; set < held.sets(); ++set) {
@@ -149,7 +160,7 @@ void TopKSelector::Select(StepItem& item, const KeyIndex* index) const {
   }
   ArenaScope scope(item.arena);
   const ItemScorer* const scorer = static_cast<const ScoredIndex*>(index)->MakeScorer(item);
-  SelectTopEntries(item, *scorer, begin, end, k, excluded, selected);
+  SelectTopEntries(item, *scorer, candidates.begin, candidates.end, k, excluded, selected);
 }
 
 }  // namespace sparse_attention::cpu

@@ -63,7 +63,13 @@ class TopKSelector : public CpuMasker {
   size_t ScratchBytes(const StepPlan& plan) const final;
   void Select(StepItem& item, const KeyIndex* index) const final;
 
+ protected:
+  // The keys that Select scores: none where all keys are held, or none is wanted.
+  KeySpan Candidates(const StepItem& item) const;
+
  private:
+  bool HoldsAll(const StepItem& item, int64_t k) const;
+
   const TopKRule rule_;
 };
 

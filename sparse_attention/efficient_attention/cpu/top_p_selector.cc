@@ -26,14 +26,14 @@ class MassRows {
         end_(of_total ? item.held.end() : item.held.open_end()),
         base_(begin_ / kWordKeys * kWordKeys),
         kernels_(TopPKernelsFor(item.plan.isa)),
-        held_(of_total ? item.arena.Take<uint64_t>(BitmapWords(size())) : nullptr),
+        held_(item.arena.Take<uint64_t>(BitmapWords(size()))),
         masses_(item.arena.Take<float>(size())),
         reduced_(item.plan.by_group ? item.arena.Take<float>(size()) : nullptr),
         scratch_(item.arena.Take<float>(TopPScratchFloats(size()))) {}
 
-  static size_t ScratchBytes(const StepPlan& plan, bool of_total) {
+  static size_t ScratchBytes(const StepPlan& plan) {
     const int64_t most = plan.capacity + kWordKeys;
-    return (of_total ? Arena::Bytes<uint64_t>(BitmapWords(most)) : 0) +
+    return Arena::Bytes<uint64_t>(BitmapWords(most)) +
            Arena::Bytes<float>(most) * (plan.by_group ? 2 : 1) +
            Arena::Bytes<float>(TopPScratchFloats(most));
   }
@@ -62,7 +62,7 @@ class MassRows {
   const uint64_t* Excluded(int set) const {
     const HeldKeys& held = item_.held;
     const uint64_t* const bits = held.bits(set);
-    if (!of_total_) return bits == nullptr ? nullptr : bits + base_ / kWordKeys;
+    if (!of_total_ && base_ == begin_) return bits == nullptr ? nullptr : bits + base_ / kWordKeys;
     if (bits == nullptr) {
       std::fill_n(held_, BitmapWords(size()), 0);
     } else {
@@ -75,28 +75,25 @@ class MassRows {
 
   // Of one query head, to masses_.
   Mass RowMasses(int row, const uint64_t* excluded) const {
-    AttentionProblem one = item_.problem;
-    one.rows = 1;
-    one.q = static_cast<const char*>(one.q) + row * one.q_stride;
-    std::fill(masses_, masses_ + (begin_ - base_), -std::numeric_limits<float>::infinity());
-    item_.plan.attention.logits_range(one, begin_, end_, masses_ + (begin_ - base_), size());
+    // Before begin_ there are logits of no meaning, which are excluded, or -infinity.
+    const float* const logits = item_.logits.At(row, base_);
     // Relative to the highest key that takes part: beside a far heavier one that is held already,
     // what is left would all round to 0.
-    const float top = kernels_.highest(masses_, size(), of_total_ ? nullptr : excluded);
+    const float top = kernels_.highest(logits, size(), of_total_ ? nullptr : excluded);
     Mass mass;
-    if (of_total_) mass.held = HeldMass(excluded, top);
-    mass.open = kernels_.masses(masses_, size(), excluded, top, masses_);
+    if (of_total_) mass.held = HeldMass(logits, excluded, top);
+    mass.open = kernels_.masses(logits, size(), excluded, top, masses_);
     return mass;
   }
 
-  double HeldMass(const uint64_t* held, float top) const {
+  double HeldMass(const float* logits, const uint64_t* held, float top) const {
     double sum = 0;
     for (int64_t first = 0; first < size(); first += kPieceKeys) {
       const int64_t count = std::min(kPieceKeys, size() - first);
       uint64_t open[BitmapWords(kPieceKeys)];
       for (int64_t w = 0; w < BitmapWords(count); ++w) open[w] = ~held[first / kWordKeys + w];
       float unused[kPieceKeys];
-      sum += kernels_.masses(masses_ + first, count, open, top, unused);
+      sum += kernels_.masses(logits + first, count, open, top, unused);
     }
     return sum;
   }
@@ -127,7 +124,7 @@ class MassRows {
   const int64_t begin_, end_, base_;
   const TopPKernels kernels_;
   uint64_t* const held_;
-  float* const masses_;   // of one head; before that its logits
+  float* const masses_;   // of one head
   float* const reduced_;  // over the heads
   float* const scratch_;
 };
@@ -139,16 +136,27 @@ int64_t TopPSelector::ScoringBytes(const StepPlan& plan, int64_t keys) const {
 }
 
 size_t TopPSelector::ScratchBytes(const StepPlan& plan) const {
-  return MassRows::ScratchBytes(plan, options_.of_total);
+  return MassRows::ScratchBytes(plan);
+}
+
+bool TopPSelector::HoldsAll(const StepItem& item) const {
+  return item.keys <= static_cast<int64_t>(options_.top_p * static_cast<double>(item.keys));
+}
+
+KeySpan TopPSelector::LogitsNeeded(const StepItem& item) const {
+  if (HoldsAll(item)) return {};
+  const HeldKeys& held = item.held;
+  if (options_.of_total) return {held.first(), held.end()};
+  return {held.open_begin(), held.open_end()};
 }
 
 void TopPSelector::Select(StepItem& item, const KeyIndex*) const {
-  HeldKeys& held = item.held;
-  if (item.keys <= static_cast<int64_t>(options_.top_p * static_cast<double>(item.keys))) {
-    return held.HoldAll();
-  }
+  if (HoldsAll(item)) return item.held.HoldAll();
+  const HeldKeys& held = item.held;
   uint64_t* selected[kMostGroup];
-  for (int set = 0; set < held.sets(); ++set) selected[set] = held.MutableBits(set, item.arena);
+  for (int set = 0; set < held.sets(); ++set) {
+    selected[set] = item.held.MutableBits(set, item.arena);
+  }
   ArenaScope scope(item.arena);
   MassRows rows(item, options_.of_total);
   for (int set = 0; set < held.sets(); ++set) rows.Select(set, options_, selected[set]);

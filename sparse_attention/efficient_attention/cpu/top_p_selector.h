@@ -1,6 +1,6 @@
 // TopPSelector: keeps the fewest keys that hold a share top_p of the exact attention mass, ties
-// included, as OracleTopP of the research engine. It reads every key; the masses of one query head
-// at a time are written out, since the threshold is known only once all of them are.
+// included, as OracleTopP of the research engine. The masses of one query head at a time are
+// written out, since the threshold is known only once all of them are.
 #ifndef SPARSE_ATTENTION_EFFICIENT_ATTENTION_CPU_TOP_P_SELECTOR_H_
 #define SPARSE_ATTENTION_EFFICIENT_ATTENTION_CPU_TOP_P_SELECTOR_H_
 
@@ -23,10 +23,14 @@ class TopPSelector final : public CpuMasker {
  public:
   explicit TopPSelector(const TopPOptions& options) : options_(options) {}
   int64_t ScoringBytes(const StepPlan& plan, int64_t keys) const override;
+  bool scores_by_logits() const override { return true; }
+  KeySpan LogitsNeeded(const StepItem& item) const override;
   size_t ScratchBytes(const StepPlan& plan) const override;
   void Select(StepItem& item, const KeyIndex*) const override;
 
  private:
+  bool HoldsAll(const StepItem& item) const;
+
   const TopPOptions options_;
 };
 
