@@ -347,9 +347,11 @@ class Benchmark {
                 "step MB", "build ms");
     for (const Case& one : cases) {
       const double ms = Quantile(one.ms, 0.5);
-      const double of_read = (one.kv_rows + one.index_bytes) * read / ms;
+      // An oracle's keys are read to score; of what it selects only values are.
+      const double kv_rows = one.engine->IsOracle() ? one.kv_rows / 2 : one.kv_rows;
+      const double of_read = (kv_rows + one.index_bytes) * read / ms;
       const Probe& probe = probes[one.kv_rows > 0.07 ? 0 : one.kv_rows > 0.035 ? 1 : 2];
-      const double gather_ms = Quantile(probe.ms, 0.5) * one.kv_rows * kv_bytes /
+      const double gather_ms = Quantile(probe.ms, 0.5) * kv_rows * kv_bytes /
                                static_cast<double>(cpu::BytesOf(probe.gather.items()));
       const double of_gather = (gather_ms + one.index_bytes * read) / ms;
       std::printf("%-46s %9.3f %7.3f-%7.3f %8.2f %8.2f %7.1f%% %7.1f%% %7.1f%% %8.1f%% %9.2f %9.0f",
@@ -373,6 +375,7 @@ class Benchmark {
                           {"x_torch", torch / ms},
                           {"kv_bytes", kv_bytes},
                           {"kv_rows_fraction", one.kv_rows},
+                          {"bytes_read", (kv_rows + one.index_bytes) * kv_bytes},
                           {"index_bytes_fraction", one.index_bytes},
                           {"share_of_stream", of_read},
                           {"share_of_gather", of_gather},

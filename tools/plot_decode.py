@@ -32,10 +32,8 @@ def points(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for record in records:
         kv_bytes, keys = record["kv_bytes"], record["keys"]
         if record["name"] in STEPS:
-            share = record["kv_rows_fraction"] + record["index_bytes_fraction"]
-            found.append(
-                {"step": STEPS[record["name"]], "keys": keys, "ms": record["median_ms"], "mb": share * kv_bytes * 1e-6}
-            )
+            megabytes = record["bytes_read"] * 1e-6
+            found.append({"step": STEPS[record["name"]], "keys": keys, "ms": record["median_ms"], "mb": megabytes})
         if record["name"] == "dense":
             found.append({"step": TORCH, "keys": keys, "ms": record["torch_ms"], "mb": kv_bytes * 1e-6})
     return found

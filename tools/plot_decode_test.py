@@ -12,7 +12,7 @@ import plot_decode
 def record(name, keys, ms, rows=1.0, index=0.0):
     kv_bytes = keys * 8 * 128 * 4
     return {"name": name, "keys": keys, "batch": 1, "threads": 2, "isa": "avx2", "median_ms": ms, "kv_bytes": kv_bytes,
-            "kv_rows_fraction": rows, "index_bytes_fraction": index, "stream_read_ms": kv_bytes / 40e6,
+            "bytes_read": (rows + index) * kv_bytes, "stream_read_ms": kv_bytes / 40e6,
             "torch_ms": 3 * ms, "gather_gb_s": {"random rows, 10 %": 20.0}}
 
 
