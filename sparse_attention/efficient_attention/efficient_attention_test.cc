@@ -17,6 +17,7 @@
 #include "sparse_attention/base/tensor_near.h"
 #include "sparse_attention/efficient_attention/cpu_twins.h"
 #include "sparse_attention/efficient_attention/engine_testing.h"
+#include "sparse_attention/research_attention/maskers/fixed/sink.h"
 #include "sparse_attention/research_attention/maskers/registry.h"
 
 namespace sparse_attention {
