@@ -29,18 +29,21 @@ struct Segment {
   const float* row_bias = nullptr;
   const int64_t* row_begin = nullptr;
   const int64_t* row_end = nullptr;
+  int64_t inner_begin = 0, inner_end = 0;  // keys within the bounds of all rows
   const float* logits = nullptr;
   int64_t logits_stride = 0;
 
-  // Every row attends to every key, by its logit alone.
-  bool plain() const {
-    return members == nullptr && bias == nullptr && row_bias == nullptr && row_begin == nullptr;
+  // Every row attends to all n keys from `first` on, by their logits and its bias alone.
+  bool IsPlain(int64_t first, int n) const {
+    return members == nullptr && bias == nullptr &&
+           (row_begin == nullptr ||
+            (inner_begin <= begin + first && begin + first + n <= inner_end));
   }
   int64_t Key(int64_t i) const { return keys != nullptr ? keys[i] : begin + i; }
 };
 
-// The rows of a segment in memory: addresses of this tile and the next ones, and how far ahead and
-// how much to ask for.
+// The rows of a segment in memory: addresses of this tile and the next, and how far ahead and how
+// much to ask for.
 class Rows {
  public:
   Rows(const RowView& view, const Segment& segment, int64_t row_bytes)
@@ -50,9 +53,10 @@ class Rows {
           static_cast<uintptr_t>(view.page_stride)) &
          63) == 0;
     lines_ = static_cast<int>((row_bytes + 63) / 64) + (aligned ? 0 : 1);
-    // Keys and values of a tile are read in turn, so in the second level there must be room for
-    // more than a tile; the first level is small, and what is read in order comes by itself.
-    const int64_t bytes = !near_ ? 32768 : segment.keys == nullptr ? 6144 : 5120;
+    // Measured. Keys and values of a tile are read in turn; the first level has room for less than
+    // a tile of both.
+    const bool list = segment.keys != nullptr;
+    const int64_t bytes = near_ ? (list ? 5120 : 6144) : (list ? 16384 : 12288);
     constexpr int64_t kFarthest = Addresses::kTilesAhead * kTile;
     distance_ = bytes / row_bytes;
     distance_ = distance_ > kFarthest ? kFarthest : distance_ < 4 ? 4 : distance_;
@@ -167,7 +171,13 @@ SA_INLINE I32 LaneIndex() {
 // not attend. Vectors without keys are left alone.
 SA_INLINE void Restrict(const Segment& segment, int rows, int64_t first, int n,
                         F32 (*x)[kTileVectors]) {
-  if (n == kTile && segment.plain()) return;
+  if (n == kTile && segment.IsPlain(first, n)) {
+    if (segment.row_bias == nullptr) return;
+    for (int r = 0; r < rows; ++r) {
+      for (int i = 0; i < kTileVectors; ++i) x[r][i] += segment.row_bias[r];
+    }
+    return;
+  }
   uint16_t members[kTile] = {};
   if (segment.members != nullptr) {
     std::memcpy(members, segment.members + first, sizeof(uint16_t) * static_cast<size_t>(n));
@@ -478,9 +488,13 @@ void AttendRange(const AttentionProblem& problem, int64_t begin, int64_t end,
   Segment segment = {.begin = begin, .count = end - begin};
   int64_t begins[kMaxRows], ends[kMaxRows];
   if (row_begin != nullptr || row_end != nullptr) {
+    segment.inner_begin = begin;
+    segment.inner_end = end;
     for (int r = 0; r < problem.rows; ++r) {
       begins[r] = row_begin != nullptr ? row_begin[r] : begin;
       ends[r] = row_end != nullptr ? row_end[r] : end;
+      if (begins[r] > segment.inner_begin) segment.inner_begin = begins[r];
+      if (ends[r] < segment.inner_end) segment.inner_end = ends[r];
     }
     segment.row_begin = begins;
     segment.row_end = ends;

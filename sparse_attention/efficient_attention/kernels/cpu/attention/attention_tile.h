@@ -149,10 +149,10 @@ SA_INLINE F32 SumEach(const F32* x) {
 #endif
 }
 
-// Addresses of rows, for the tile at hand and those whose rows are asked for ahead.
+// Addresses of rows, for the tile at hand and the next, whose rows are asked for ahead.
 struct Addresses {
-  static constexpr int kTilesAhead = 2;
-  static constexpr int kSize = 4 * kTile;  // a power of 2
+  static constexpr int kTilesAhead = 1;
+  static constexpr int kSize = 2 * kTile;  // a power of 2
   const char* rows[kSize];
   const char* at(int64_t i) const { return rows[i & (kSize - 1)]; }
 };
@@ -270,9 +270,10 @@ SA_INLINE void DotPartOfFour(const Query<BFloat16>& query, int first_row, const 
   for (int key = 0; key < kPart; key += kKeys) {
     const __m256i* k[kKeys];
     __m512 sum[2][kKeys];
+    for (int j = 0; j < kKeys; ++j) sum[0][j] = sum[1][j] = _mm512_setzero_ps();
+#pragma GCC unroll 4  // as a loop it would bring the sums to memory
     for (int j = 0; j < kKeys; ++j) {
       k[j] = reinterpret_cast<const __m256i*>(keys.at(first_key + key + j));
-      sum[0][j] = sum[1][j] = _mm512_setzero_ps();
       PrefetchLines<kSteps * 32 / 64>(keys.at(ahead.first + key + j), 0, ahead, true);
     }
     for (int c = 0; c < kSteps; ++c) {
