@@ -103,7 +103,10 @@ Json CellToJson(const Cell& cell) {
   const ErrorHistogram error = cell.OutputError();
   // JSON has no infinity.
   const auto number = [](double x) { return std::isfinite(x) ? Json(x) : Json("inf"); };
-  Json json = {{"config", cell.config}, {"task", cell.task}, {"context", cell.context}};
+  Json json = {{"config", cell.config},
+               {"engine", cell.engine},
+               {"task", cell.task},
+               {"context", cell.context}};
   json["samples"] = samples;
   json["accuracy"] =
       perplexity || samples == 0
@@ -146,22 +149,24 @@ absl::Status WriteResults(const std::string& path, const std::vector<Cell>& cell
 std::string ResultsTable(const std::vector<Cell>& cells) {
   const auto contexts = Distinct<int64_t>(cells, [](const Cell& c) { return c.context; });
   const auto tasks = Distinct<std::string>(cells, [](const Cell& c) { return c.task; });
-  const auto configs = Distinct<std::string>(cells, [](const Cell& c) { return c.config; });
+  using Method = std::pair<std::string, std::string>;
+  const auto methods =
+      Distinct<Method>(cells, [](const Cell& c) { return Method(c.config, c.engine); });
   std::string text;
   for (int64_t context : contexts) {
     std::vector<std::vector<std::string>> rows(1);
-    rows[0] = {"config"};
+    rows[0] = {"config", "engine"};
     rows[0].insert(rows[0].end(), tasks.begin(), tasks.end());
     for (const char* name :
-         {"density", "KV read", "index read", "oracle", "error", "error p95", "ms/token"}) {
+         {"density", "KV read", "index read", "oracle", "error", "error p95", "tokens/s"}) {
       rows[0].push_back(name);
     }
-    for (const std::string& config : configs) {
+    for (const Method& method : methods) {
       std::vector<const Cell*> row_cells;
-      std::vector<std::string> row = {config};
+      std::vector<std::string> row = {method.first, method.second};
       for (const std::string& task : tasks) {
         const auto found = std::find_if(cells.begin(), cells.end(), [&](const Cell& c) {
-          return c.context == context && c.config == config && c.task == task;
+          return c.context == context && Method(c.config, c.engine) == method && c.task == task;
         });
         if (found == cells.end() || found->samples.empty()) {
           row.push_back("-");
@@ -186,8 +191,8 @@ std::string ResultsTable(const std::vector<Cell>& cells) {
       row.push_back(row_cells[0]->oracle ? "yes" : "no");
       row.push_back(ErrorText(error.Mean()));
       row.push_back(ErrorText(error.Percentile(95)));
-      row.push_back(
-          absl::StrFormat("%.1f", MeanOf(row_cells, [](const Cell& c) { return c.MsPerToken(); })));
+      const double ms = MeanOf(row_cells, [](const Cell& c) { return c.MsPerToken(); });
+      row.push_back(ms > 0 ? absl::StrFormat("%.1f", 1e3 / ms) : "-");
       rows.push_back(std::move(row));
     }
     absl::StrAppend(&text, "context ", context, " tokens\n", Aligned(rows), "\n");

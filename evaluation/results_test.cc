@@ -24,11 +24,17 @@ SampleResult Sample(double score, double density, double error, double ms) {
 
 std::vector<Cell> TwoCells() {
   Cell task{"oracle_top_k_2",
+            "efficient",
             "niah_single",
             4096,
             true,
             {Sample(1, 0.02, 0.1, 3), Sample(0.5, 0.04, 0.3, 0)}};
-  Cell text{"oracle_top_k_2", "perplexity", 4096, true, {Sample(std::log(20), 0.02, 0.2, 1)}};
+  Cell text{"oracle_top_k_2",
+            "efficient",
+            "perplexity",
+            4096,
+            true,
+            {Sample(std::log(20), 0.02, 0.2, 1)}};
   return {task, text};
 }
 
@@ -36,11 +42,11 @@ TEST(CellToJson, HasEveryFieldAndTheirMeaning) {
   const Json json = CellToJson(TwoCells()[0]);
   std::vector<std::string> names;
   for (const auto& [name, value] : json.items()) names.push_back(name);
-  EXPECT_THAT(names, ::testing::ElementsAre("config", "task", "context", "samples", "accuracy",
-                                            "accuracy_low", "accuracy_high", "perplexity",
-                                            "density", "kv_bytes_fraction", "index_bytes_fraction",
-                                            "oracle", "output_error_mean", "output_error_p95",
-                                            "guarantee_unknown", "ms_per_token"));
+  EXPECT_THAT(names, ::testing::ElementsAre(
+                         "config", "engine", "task", "context", "samples", "accuracy",
+                         "accuracy_low", "accuracy_high", "perplexity", "density",
+                         "kv_bytes_fraction", "index_bytes_fraction", "oracle", "output_error_mean",
+                         "output_error_p95", "guarantee_unknown", "ms_per_token"));
   EXPECT_EQ(json["samples"], 2);
   EXPECT_EQ(json["accuracy"], 0.5);  // half an answer is no answer
   EXPECT_LT(json["accuracy_low"], 0.5);
@@ -76,10 +82,10 @@ TEST(ResultsTable, IsARowAConfigAndAColumnATask) {
   EXPECT_EQ(
       ResultsTable(TwoCells()),
       "context 4096 tokens\n"
-      "  config           niah_single   perplexity   density   KV read   index read   oracle   "
-      "error   error p95   ms/token\n"
-      "  oracle_top_k_2          0.50        20.00     2.5 %     5.0 %          0 %      yes   "
-      "0.200       0.299        2.0\n\n");
+      "  config              engine   niah_single   perplexity   density   KV read   index read   "
+      "oracle   error   error p95   tokens/s\n"
+      "  oracle_top_k_2   efficient          0.50        20.00     2.5 %     5.0 %          0 %   "
+      "   yes   0.200       0.299      500.0\n\n");
 }
 
 }  // namespace

@@ -105,9 +105,10 @@ class Evaluation {
     }
     std::set<std::string> names;
     for (const NamedPipeline& pipeline : options_.pipelines) {
-      if (!names.insert(pipeline.name).second) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("two configs are named \"", pipeline.name, "\""));
+      const absl::string_view engine = EnumName(pipeline.config.type);
+      if (!names.insert(absl::StrCat(pipeline.name, " ", engine)).second) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            "two configs of the ", engine, " engine are named \"", pipeline.name, "\""));
       }
     }
     return absl::OkStatus();
@@ -136,6 +137,7 @@ class Evaluation {
         for (size_t i = 0; i < attentions_.size(); ++i) {
           Cell cell;
           cell.config = options_.pipelines[i].name;
+          cell.engine = std::string(EnumName(options_.pipelines[i].config.type));
           cell.task = task;
           cell.context = context;
           cell.oracle = attentions_[i]->IsOracle();
@@ -146,9 +148,10 @@ class Evaluation {
   }
 
   Cell& CellOf(int64_t context, absl::string_view task, size_t pipeline) {
+    const NamedPipeline& named = options_.pipelines[pipeline];
     return *std::find_if(cells_.begin(), cells_.end(), [&](const Cell& cell) {
-      return cell.context == context && cell.task == task &&
-             cell.config == options_.pipelines[pipeline].name;
+      return cell.context == context && cell.task == task && cell.config == named.name &&
+             cell.engine == EnumName(named.config.type);
     });
   }
 

@@ -21,7 +21,7 @@
 namespace sparse_attention {
 
 struct NamedPipeline {
-  std::string name;  // unique in a run
+  std::string name;  // unique among those of an engine in a run
   PipelineConfig config;
 };
 

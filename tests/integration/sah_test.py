@@ -144,7 +144,7 @@ def test_results_have_every_field_and_mean_something(tmp_path):
     results = cells(tmp_path / "out")  # relative paths are the user's
     assert len(results) == 6
     assert set(results[0]) == {
-        "config", "task", "context", "samples", "accuracy", "accuracy_low", "accuracy_high", "perplexity",
+        "config", "engine", "task", "context", "samples", "accuracy", "accuracy_low", "accuracy_high", "perplexity",
         "density", "kv_bytes_fraction", "index_bytes_fraction", "oracle", "output_error_mean",
         "output_error_p95", "guarantee_unknown", "ms_per_token"}
     by = {(c["config"], c["task"]): c for c in results}
@@ -158,6 +158,22 @@ def test_results_have_every_field_and_mean_something(tmp_path):
     assert abs(local / dense - 1) > 1e-3
     assert abs(full / dense - 1) < 1e-4
     assert "sink_local" in done.stdout and "results:" in done.stdout
+
+
+def test_both_engines_side_by_side(tmp_path):
+    done = sah(*evaluate(tmp_path, "--engine", "research,efficient", configs="quest_5", tasks="niah_single"))
+    assert done.returncode == 0, done.stderr
+    research, efficient = cells(tmp_path)
+    assert (research["engine"], efficient["engine"]) == ("research", "efficient")
+    assert research["config"] == efficient["config"] == "quest_5"
+    for name in ("accuracy", "density", "kv_bytes_fraction"):
+        assert abs(research[name] - efficient[name]) < 1e-3, name
+    assert abs(research["output_error_mean"] - efficient["output_error_mean"]) < 0.01
+    header, first, second = (line.split() for line in done.stdout.splitlines()[1:4])
+    assert header[:2] == ["config", "engine"] and header[-1] == "tokens/s"
+    assert first[:2] == ["quest_5", "research"] and second[:2] == ["quest_5", "efficient"]
+    wrong = sah(*evaluate(tmp_path / "x", "--engine", "research,fast"))
+    assert wrong.returncode != 0 and "fast" in wrong.stderr
 
 
 def test_the_same_seed_gives_the_same_numbers(tmp_path):

@@ -89,17 +89,32 @@ absl::StatusOr<NamedPipeline> LoadPipeline(const std::string& file_or_preset,
   if (engine.empty()) return pipeline;
   const EngineType type =
       engine == EnumName(EngineType::kEfficient) ? EngineType::kEfficient : EngineType::kResearch;
-  if (type != pipeline.config.type) absl::StrAppend(&pipeline.name, " (", engine, ")");
   pipeline.config.type = type;
   return pipeline;
 }
 
+namespace {
+
+constexpr char kEngineHelp[] =
+    "research or efficient, instead of what the config says: the exact definition, or kernels that "
+    "read only the selected keys";
+
+CLI::IsMember Engines() {
+  return CLI::IsMember({EnumName(EngineType::kResearch), EnumName(EngineType::kEfficient)});
+}
+
+}  // namespace
+
 void AddEngineOption(CLI::App* command, std::string* engine) {
+  command->add_option("--engine", *engine, kEngineHelp)->check(Engines());
+}
+
+void AddEngineOption(CLI::App* command, std::vector<std::string>* engines) {
   command
-      ->add_option("--engine", *engine,
-                   "research or efficient, instead of what the config says: the exact definition, "
-                   "or kernels that read only the selected keys")
-      ->check(CLI::IsMember({EnumName(EngineType::kResearch), EnumName(EngineType::kEfficient)}));
+      ->add_option("--engine", *engines,
+                   absl::StrCat(kEngineHelp, "; both, comma-separated: a row each"))
+      ->delimiter(',')
+      ->check(Engines());
 }
 
 absl::StatusOr<std::vector<int32_t>> FirstTokens(const HuggingFaceAdapter& adapter,

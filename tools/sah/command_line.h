@@ -25,12 +25,13 @@ std::string UserPath(const std::string& path);
 absl::StatusOr<std::string> ShippedFile(const std::string& path);
 
 // A JSON file, or the name of a preset in configs/, in the engine that `engine` names: "research",
-// "efficient", or "" for the pipeline's own. Another engine than its own shows in its name.
+// "efficient", or "" for the pipeline's own.
 // NotFound names the nearest preset.
 absl::StatusOr<NamedPipeline> LoadPipeline(const std::string& file_or_preset,
                                            const std::string& engine);
-// --engine, for LoadPipeline.
+// --engine, for LoadPipeline: a string, or several of them.
 void AddEngineOption(CLI::App* command, std::string* engine);
+void AddEngineOption(CLI::App* command, std::vector<std::string>* engines);
 std::vector<std::string> PresetNames();
 
 // The first `count` tokens of a text file, begin-of-text included. NotFound: it cannot be read;

@@ -19,7 +19,7 @@ struct EvaluateArguments {
                                     "variable_tracking"};
   std::vector<int64_t> contexts = {4096};
   std::vector<std::string> configs;
-  std::string engine;
+  std::vector<std::string> engines;
   std::string haystack;
   std::string out = "results";
   std::string device = "cpu";
@@ -74,8 +74,12 @@ absl::Status Evaluate(const EvaluateArguments& arguments) {
   options.resume = arguments.resume;
   options.out = UserPath(arguments.out);
   for (const std::string& config : arguments.configs) {
-    SA_ASSIGN_OR_RETURN(NamedPipeline pipeline, LoadPipeline(config, arguments.engine));
-    options.pipelines.push_back(std::move(pipeline));
+    std::vector<std::string> engines = arguments.engines;
+    if (engines.empty()) engines.emplace_back();  // the config's own
+    for (const std::string& engine : engines) {
+      SA_ASSIGN_OR_RETURN(NamedPipeline pipeline, LoadPipeline(config, engine));
+      options.pipelines.push_back(std::move(pipeline));
+    }
   }
   std::string haystack_path = UserPath(arguments.haystack);
   if (arguments.haystack.empty()) {
@@ -105,7 +109,7 @@ absl::Status Evaluate(const EvaluateArguments& arguments) {
                "every key\n"
                "error: ||o - o_dense|| / ||o_dense|| a layer, head and token, mean and 95th "
                "percentile\n"
-               "ms/token: measuring switched off\n";
+               "tokens/s: of an answer, measuring switched off\n";
   std::cout << "results: " << options.out << "/results.json\n";
   return absl::OkStatus();
 }
@@ -128,7 +132,7 @@ void AddEvaluate(CLI::App& app, absl::Status* status) {
                    "A pipeline as a JSON file, or a preset of configs/; once for each config")
       ->delimiter(',')
       ->required();
-  AddEngineOption(command, &a->engine);
+  AddEngineOption(command, &a->engines);
   command->add_option("--samples", a->samples, "Samples a cell")->capture_default_str();
   command->add_option("--seed", a->seed, "Seed of the samples")->capture_default_str();
   command->add_option("--device", a->device, "cpu, cuda or cuda:N")->capture_default_str();

@@ -58,8 +58,9 @@ absl::Status Generate(const GenerateArguments& arguments) {
   SA_ASSIGN_OR_RETURN(const Response response, adapter->ProcessRequest(request, options));
   std::cout << "\n";
   if (arguments.quiet) return absl::OkStatus();
-  std::cerr << absl::StrFormat("%s: %d context tokens in %.2f s", pipeline.name,
-                               response.context_tokens, response.prefill_seconds);
+  std::cerr << absl::StrFormat("%s (%s): %d context tokens in %.2f s", pipeline.name,
+                               EnumName(pipeline.config.type), response.context_tokens,
+                               response.prefill_seconds);
   for (const Answer& answer : response.answers) {
     const Generation& g = answer.generation;
     std::cerr << absl::StrFormat("; %d question tokens in %.2f s, %d answer tokens in %.2f s (%s)",
