@@ -284,7 +284,8 @@ Twin CpuTwin(const Json& entry) {
 }
 
 bool IsCpuSampler(absl::string_view type) {
-  return type == RandomSamplingConfig::kName || type == AdaptiveSamplingConfig::kName;
+  return type == RandomSamplingConfig::kName || type == AdaptiveSamplingConfig::kName ||
+         type == MagicPigConfig::kName;
 }
 
 bool IsCpuOracle(absl::string_view type) {

@@ -22,6 +22,13 @@ namespace {
 
 constexpr int64_t kLeastCapacity = 1024;
 
+// LibTorch's threads, which would compete with others between its operators and ours.
+void RunInTorchThreads(int threads, void (*part)(void*, int), void* context) {
+  at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t thread = begin; thread < end; ++thread) part(context, static_cast<int>(thread));
+  });
+}
+
 // The threads of this process and their scratch memory; steps of different sessions take turns.
 struct Threads {
   std::mutex turn;
@@ -32,7 +39,7 @@ struct Threads {
   void Prepare(size_t scratch_bytes) {
     const int count = at::get_num_threads();
     if (workers == nullptr || workers->threads() != count) {
-      workers = std::make_unique<cpu::Workers>(count);
+      workers = std::make_unique<cpu::Workers>(count, &RunInTorchThreads);
     }
     if (static_cast<int>(arenas.size()) != count ||
         (!arenas.empty() && arenas[0].capacity() < scratch_bytes)) {

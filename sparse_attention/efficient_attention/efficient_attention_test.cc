@@ -252,7 +252,7 @@ TEST(EfficientAttention, KnowsSamplersAndOracles) {
     samplers += IsCpuSampler(masker->name);
     oracles += IsCpuOracle(masker->name);
   }
-  EXPECT_GE(samplers, 2);
+  EXPECT_GE(samplers, 3);
   EXPECT_GE(oracles, 2);
 }
 

@@ -16,7 +16,9 @@ void Pause() {
 
 }  // namespace
 
-Workers::Workers(int threads) {
+Workers::Workers(int threads, Pool run) : threads_(threads), borrowed_(run) {}
+
+Workers::Workers(int threads) : threads_(threads < 1 ? 1 : threads) {
   try {
     for (int thread = 1; thread < threads; ++thread) {
       pool_.emplace_back([this, thread] { Serve(thread); });
@@ -60,7 +62,13 @@ void Workers::RunErased(int64_t items, Call call, const void* task) {
   task_ = task;
   items_ = items;
   next_.store(0, std::memory_order_relaxed);
-  if (pool_.empty() || items == 1) return TakeItems(0);
+  if (threads_ == 1 || items == 1) return TakeItems(0);
+  if (borrowed_ != nullptr) {
+    borrowed_(
+        threads_, [](void* self, int thread) { static_cast<Workers*>(self)->TakeItems(thread); },
+        this);
+    return;
+  }
   busy_.store(static_cast<int32_t>(pool_.size()), std::memory_order_relaxed);
   round_.fetch_add(2, std::memory_order_release);
   round_.notify_all();

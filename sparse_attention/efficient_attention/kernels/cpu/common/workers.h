@@ -20,11 +20,16 @@ class Workers {
   // that spins would slow down whatever else the process computes. Throws std::system_error where
   // the system has no more threads.
   explicit Workers(int threads);
+  // Threads of somebody else's, for hosts whose own threads would compete with ours: those of
+  // LibTorch spin for a while after each of its operators. `run` calls part(context, thread) for
+  // every thread in [0, threads), at the same time where it can, and returns when all returned.
+  using Pool = void (*)(int threads, void (*part)(void* context, int thread), void* context);
+  Workers(int threads, Pool run);
   ~Workers();
   Workers(const Workers&) = delete;
   Workers& operator=(const Workers&) = delete;
 
-  int threads() const { return static_cast<int>(pool_.size()) + 1; }
+  int threads() const { return threads_; }
 
   // Calls task(item, thread) once for every item in [0, items), in parallel, `thread` in [0,
   // threads()), and returns when all are done. Callers from several threads take turns. Allocates
@@ -47,6 +52,8 @@ class Workers {
   void Serve(int thread);
   void Stop();
 
+  const int threads_;
+  const Pool borrowed_ = nullptr;
   std::mutex turn_;
   std::vector<std::thread> pool_;
   Call call_ = nullptr;

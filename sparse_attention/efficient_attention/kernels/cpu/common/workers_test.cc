@@ -57,6 +57,45 @@ TEST_P(WorkersTest, CallersOfSeveralThreadsTakeTurns) {
   EXPECT_EQ(most, 1);
 }
 
+// Each thread anew.
+void RunInFreshThreads(int threads, void (*part)(void*, int), void* context) {
+  std::vector<std::thread> pool;
+  for (int thread = 0; thread < threads; ++thread) pool.emplace_back(part, context, thread);
+  for (std::thread& thread : pool) thread.join();
+}
+// As a pool does whose threads are all at work.
+void RunInTurn(int threads, void (*part)(void*, int), void* context) {
+  for (int thread = 0; thread < threads; ++thread) part(context, thread);
+}
+
+TEST(BorrowedWorkers, EveryItemIsDoneOnce) {
+  for (const Workers::Pool pool : {&RunInFreshThreads, &RunInTurn}) {
+    for (int threads : {1, 2, 5}) {
+      Workers workers(threads, pool);
+      EXPECT_EQ(workers.threads(), threads);
+      for (int round = 0; round < 50; ++round) {
+        std::vector<int> done(round, 0);
+        workers.Run(round, [&](int64_t item, int thread) {
+          ASSERT_GE(thread, 0);
+          ASSERT_LT(thread, threads);
+          ++done[item];
+        });
+        EXPECT_THAT(done, Each(1));
+      }
+    }
+  }
+}
+
+TEST(BorrowedWorkers, ThreadsOfThePoolTakePart) {
+  Workers workers(2, &RunInFreshThreads);
+  std::atomic<int> arrived = 0;
+  workers.Run(2, [&](int64_t, int) {
+    ++arrived;
+    while (arrived < 2) std::this_thread::yield();  // one thread alone would wait for ever
+  });
+  EXPECT_EQ(arrived, 2);
+}
+
 INSTANTIATE_TEST_SUITE_P(Threads, WorkersTest, ::testing::Values(1, 2, 5));
 
 TEST(Workers, SeveralThreadsShareTheItems) {
