@@ -34,6 +34,12 @@ constexpr HubMasker kHubMaskers[] = {
     {"OracleTopKConfig", "oracle_top_k", "heavy_size"},
 };
 
+// Configs of whole methods, and our "type" of each.
+constexpr std::pair<const char*, const char*> kHubMethods[] = {
+    {"HashAttentionConfig", "hash_attention"},
+    {"DoubleSparsityConfig", "double_sparsity"},
+};
+
 constexpr const char* kHolders[] = {"sparse_attention_config", "sparse_config"};
 
 const HubMasker* FindClass(absl::string_view class_name) {
@@ -63,21 +69,35 @@ absl::StatusOr<const HubMasker*> MaskerOfEntry(const Json& entry) {
       "has neither a class name nor the fields of a known class: ", JsonExcerpt(entry)));
 }
 
-// Our entry, or null where the hub's masker changes nothing.
-absl::StatusOr<Json> ConvertEntry(const Json& entry) {
-  if (!entry.is_object()) return RuleError("an entry", "must be an object", JsonExcerpt(entry));
-  SA_ASSIGN_OR_RETURN(const HubMasker* masker, MaskerOfEntry(entry));
-  if (*masker->type == '\0') return Json(nullptr);
+// `entry`, an object, as ours of this type: its fields stand in it or under "params".
+absl::StatusOr<Json> ConvertFields(const Json& entry, const char* type) {
   const auto params = entry.find("params");
   if (params != entry.end() && !params->is_object()) {
     return RuleError("params", "must be an object", JsonExcerpt(*params));
   }
-  Json converted = {{"type", masker->type}};
+  Json converted = {{"type", type}};
   for (const auto& [key, value] : (params == entry.end() ? entry : *params).items()) {
     if (key == "type" || key == "name" || key == "search_space" || value.is_null()) continue;
     converted[key] = value;
   }
   return converted;
+}
+
+// Our entry, or null where the hub's masker changes nothing.
+absl::StatusOr<Json> ConvertEntry(const Json& entry) {
+  if (!entry.is_object()) return RuleError("an entry", "must be an object", JsonExcerpt(entry));
+  SA_ASSIGN_OR_RETURN(const HubMasker* masker, MaskerOfEntry(entry));
+  if (*masker->type == '\0') return Json(nullptr);
+  return ConvertFields(entry, masker->type);
+}
+
+// Our "type" of an object that the hub dumped of a method; null: it is none.
+const char* MethodType(const Json& json) {
+  const auto type = json.find("type");
+  for (const auto& [class_name, method] : kHubMethods) {
+    if (type != json.end() && *type == class_name) return method;
+  }
+  return nullptr;
 }
 
 }  // namespace
@@ -88,7 +108,7 @@ bool IsHubConfig(const Json& json) {
   for (const char* holder : kHolders) {
     if (json.contains(holder)) return true;
   }
-  return json.contains("masker_configs");
+  return json.contains("masker_configs") || MethodType(json) != nullptr;
 }
 
 absl::StatusOr<Json> PipelineJsonFromHubConfig(const Json& json) {
@@ -104,6 +124,7 @@ absl::StatusOr<Json> PipelineJsonFromHubConfig(const Json& json) {
     if (!converted.ok()) return Annotate(converted.status(), holder);
     return converted;
   }
+  if (const char* method = MethodType(json)) return ConvertFields(json, method);
   const auto configs = json.find("masker_configs");
   if (configs == json.end()) {
     return absl::InvalidArgumentError(

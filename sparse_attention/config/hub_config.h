@@ -1,13 +1,14 @@
 // Reads the configs that the Python hub dumps and rewrites them as our pipelines.
 //
 // Accepted: {"type": "ResearchAttentionConfig", "masker_configs": [...]}, where an entry is
-// {"type": CLASS, "params":
-// {...}}, or {"type" or "name": CLASS, ...fields}, or only the fields (the class then follows from
-// them); a result file that holds such an object under "sparse_attention_config" or
-// "sparse_config"; null for dense attention. Class names become our types, null parameters (absent
-// values in Python) and search spaces are dropped, and entries of FixedMaskerConfig (the causal
-// masker, which passes every mask through) disappear. Field names are the same. Samplers get our
-// defaults: the hub's own sampling rule is "estimator": "hub", which a caller adds.
+// {"type": CLASS, "params": {...}}, or {"type" or "name": CLASS, ...fields}, or only the fields
+// (the class then follows from them); {"type": "HashAttentionConfig" or "DoubleSparsityConfig",
+// "params": {...}}, or the fields beside "type", which become configs of methods (method_config.h);
+// a result file that holds such an object under "sparse_attention_config" or "sparse_config"; null
+// for dense attention. Class names become our types, null parameters (absent values in Python) and
+// search spaces are dropped, and entries of FixedMaskerConfig (the causal masker, which passes
+// every mask through) disappear. Field names are the same. Samplers get our defaults: the hub's own
+// sampling rule is "estimator": "hub", which a caller adds.
 #ifndef SPARSE_ATTENTION_CONFIG_HUB_CONFIG_H_
 #define SPARSE_ATTENTION_CONFIG_HUB_CONFIG_H_
 

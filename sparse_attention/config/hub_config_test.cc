@@ -112,6 +112,24 @@ TEST(HubConfig, ResultFilesHoldIt) {
   }
 }
 
+TEST(HubConfig, ConfigsOfMethods) {
+  const Json expected = Parsed(R"({"type": "double_sparsity", "heavy_size": 0.1, "sink_size": 4,
+      "local_size": 8, "ds_channel_config": "c.json", "ds_bits": 4, "ds_group_factor": 2})");
+  Json params = expected;
+  params.erase("type");
+  Json beside = params;
+  beside["type"] = "DoubleSparsityConfig";
+  const Json under = {{"type", "DoubleSparsityConfig"}, {"params", params}};
+  for (const Json& dump : {beside, under, Json{{"sparse_attention_config", under}}}) {
+    EXPECT_TRUE(IsHubConfig(dump));
+    EXPECT_THAT(PipelineJsonFromHubConfig(dump), IsOkAndHolds(expected)) << dump;
+  }
+  EXPECT_THAT(PipelineFromJson(beside), IsOkAndHolds(*PipelineFromJson(expected)));
+  EXPECT_EQ((*PipelineJsonFromHubConfig(Parsed(R"({"type": "HashAttentionConfig"})")))["type"],
+            "hash_attention");
+  EXPECT_FALSE(IsHubConfig(expected));
+}
+
 TEST(HubConfig, OwnPipelinesAreNotMistaken) {
   EXPECT_FALSE(IsHubConfig(Parsed(R"({"type": "research", "maskers": []})")));
   EXPECT_FALSE(IsHubConfig(Parsed("[]")));

@@ -8,6 +8,7 @@
 #include "sparse_attention/base/status.h"
 #include "sparse_attention/config/field.h"
 #include "sparse_attention/config/hub_config.h"
+#include "sparse_attention/config/method_config.h"
 
 namespace sparse_attention {
 namespace {
@@ -55,24 +56,19 @@ struct PipelineDocument : PipelineConfig {
   std::optional<std::vector<RuleDocument>> layers;
 
   static auto Fields() {
-    return std::tuple(
-        Field{"type", &PipelineConfig::type, "The engine.", Required()},
-        Field{"seed", &PipelineConfig::seed, "Key of every random draw."},
-        Field{"selection", &PipelineConfig::selection,
-              "Whether every query head selects keys for itself, or the query heads of a KV head "
-              "select together."},
-        Field{"group_reduce", &PipelineConfig::group_reduce,
-              "With kv_group: how the scores of a group's query heads become one."},
-        Field{"batch_invariant", &PipelineConfig::batch_invariant,
-              "Whether a sequence's result is independent of its batch, bit for bit."},
-        Field{"name", &PipelineConfig::name, "For reports."},
-        Field{"description", &PipelineConfig::description, "For reports."},
-        Field{"maskers", &PipelineDocument::maskers,
-              "Maskers of every layer and head, in order; empty: dense attention."},
-        Field{"layers", &PipelineDocument::layers,
-              "Rules by layer and query head; the first match decides, without a match attention "
-              "is dense.",
-              NonEmpty()});
+    return std::tuple_cat(
+        std::tuple(Field{"type", &PipelineConfig::type, "The engine.", Required()},
+                   Field{"seed", &PipelineConfig::seed, "Key of every random draw."}),
+        SelectionFields<PipelineConfig>(),
+        std::tuple(Field{"batch_invariant", &PipelineConfig::batch_invariant,
+                         "Whether a sequence's result is independent of its batch, bit for bit."}),
+        ReportFields<PipelineConfig>(),
+        std::tuple(Field{"maskers", &PipelineDocument::maskers,
+                         "Maskers of every layer and head, in order; empty: dense attention."},
+                   Field{"layers", &PipelineDocument::layers,
+                         "Rules by layer and query head; the first match decides, without a match "
+                         "attention is dense.",
+                         NonEmpty()}));
   }
 
   absl::Status Validate() const {
@@ -115,6 +111,19 @@ Json ListSchema(const Json& items, const Json& description) {
   return {{"type", "array"}, {"items", items}, {"description", description}};
 }
 
+// "type" may name a method too, which PipelineDocument does not know of.
+absl::Status CheckEngine(const Json& json) {
+  if (!json.is_object()) return absl::OkStatus();
+  const auto type = json.find("type");
+  if (type == json.end()) return absl::OkStatus();
+  const std::string* name = type->get_ptr<const std::string*>();
+  if (name != nullptr && EnumFromName<EngineType>(*name).has_value()) return absl::OkStatus();
+  return RuleError("pipeline.type",
+                   absl::StrCat("must be an engine, ", EnumChoices<EngineType>(), ", or a method, ",
+                                MethodChoices()),
+                   JsonExcerpt(*type));
+}
+
 Json RequiredSchema(const char* member) { return {{"required", Json::array({member})}}; }
 
 }  // namespace
@@ -135,6 +144,8 @@ absl::StatusOr<PipelineConfig> PipelineFromJson(const Json& json) {
     SA_ASSIGN_OR_RETURN(const Json converted, PipelineJsonFromHubConfig(json));
     return PipelineFromJson(converted);
   }
+  if (IsMethodConfig(json)) return PipelineFromMethod(json);
+  SA_RETURN_IF_ERROR(CheckEngine(json));
   SA_ASSIGN_OR_RETURN(PipelineDocument document, ConfigFromJson<PipelineDocument>(json));
   if (document.maskers.has_value()) {
     document.rules.push_back({IndexRanges(), IndexRanges(), *std::move(document.maskers)});
@@ -207,31 +218,38 @@ absl::Status ForEachMasker(const PipelineConfig& config,
 
 Json PipelineSchema(const std::vector<Json>& masker_schemas) {
   Json definitions = Json::object();
-  Json choices = Json::array();
-  for (Json masker : masker_schemas) {
-    const std::string name = masker.value("title", "");
-    SA_CHECK(!name.empty());
-    masker["required"].push_back("type");
-    definitions[name] = std::move(masker);
-    choices.push_back(Reference(name));
-  }
+  // References to the definitions that are added.
+  const auto define = [&definitions](const std::vector<Json>& schemas) {
+    Json references = Json::array();
+    for (Json schema : schemas) {
+      const std::string name = schema.value("title", "");
+      SA_CHECK(!name.empty());
+      schema["required"].push_back("type");
+      definitions[name] = std::move(schema);
+      references.push_back(Reference(name));
+    }
+    return references;
+  };
+  const Json choices = define(masker_schemas);
   Json rule = ConfigSchema<RuleDocument>();
-  Json schema = ConfigSchema<PipelineDocument>();
-  for (Json* object : {&rule, &schema}) {
+  Json pipeline = ConfigSchema<PipelineDocument>();
+  for (Json* object : {&rule, &pipeline}) {
     Json& maskers = (*object)["properties"]["maskers"];
     maskers = ListSchema({{"oneOf", choices}}, maskers["description"]);
   }
-  Json& layers = schema["properties"]["layers"];
+  Json& layers = pipeline["properties"]["layers"];
   layers = ListSchema(Reference("rule"), layers["description"]);
   layers["minItems"] = 1;
+  pipeline["oneOf"] = {RequiredSchema("maskers"), RequiredSchema("layers")};
   definitions["rule"] = std::move(rule);
+  definitions["pipeline"] = std::move(pipeline);
 
-  Json result = {{"$schema", "https://json-schema.org/draft/2020-12/schema"},
-                 {"title", "Sparse attention pipeline"}};
-  result.update(schema);
-  result["oneOf"] = {RequiredSchema("maskers"), RequiredSchema("layers")};
-  result["$defs"] = std::move(definitions);
-  return result;
+  Json documents = define(MethodSchemas());
+  documents.insert(documents.begin(), Reference("pipeline"));
+  return {{"$schema", "https://json-schema.org/draft/2020-12/schema"},
+          {"title", "Sparse attention pipeline"},
+          {"oneOf", std::move(documents)},
+          {"$defs", std::move(definitions)}};
 }
 
 }  // namespace sparse_attention

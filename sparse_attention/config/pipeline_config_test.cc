@@ -115,7 +115,9 @@ TEST(PipelineConfig, ErrorsNameThePlaceAndTheRule) {
   EXPECT_EQ(Error("[]"), "pipeline must be an object, got []");
   EXPECT_EQ(Error(R"({"maskers": []})"), "pipeline.type is required");
   EXPECT_EQ(Error(R"({"type": "fast", "maskers": []})"),
-            "pipeline.type must be 'research' or 'efficient', got \"fast\"");
+            "pipeline.type must be an engine, 'research' or 'efficient', or a method, "
+            "'hash_attention' or 'double_sparsity', got \"fast\"");
+  EXPECT_THAT(Error(R"({"type": 7, "maskers": []})"), HasSubstr("or a method"));
   EXPECT_EQ(Error(R"({"type": "research", "masker": []})"),
             "pipeline has no field \"masker\" (did you mean \"maskers\"? fields: type, seed, "
             "selection, group_reduce, batch_invariant, name, description, maskers, layers)");
@@ -221,15 +223,23 @@ struct OracleTopKConfig {
 };
 
 TEST(PipelineSchema, IsAUnionOfTheMaskersByType) {
-  const Json schema =
+  const Json document =
       PipelineSchema({ConfigSchema<SinkConfig>(), ConfigSchema<OracleTopKConfig>()});
-  EXPECT_EQ(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
+  EXPECT_EQ(document["$schema"], "https://json-schema.org/draft/2020-12/schema");
+  EXPECT_EQ(document["oneOf"], Parsed(R"([{"$ref": "#/$defs/pipeline"},
+      {"$ref": "#/$defs/hash_attention"}, {"$ref": "#/$defs/double_sparsity"}])"));
+  const Json& definitions = document["$defs"];
+  const Json& schema = definitions["pipeline"];
   EXPECT_EQ(schema["type"], "object");
   EXPECT_EQ(schema["additionalProperties"], false);
   EXPECT_EQ(DumpJson(schema["required"]), R"(["type"])");
   EXPECT_EQ(DumpJson(schema["oneOf"]), R"([{"required":["maskers"]},{"required":["layers"]}])");
   EXPECT_EQ(DumpJson(schema["properties"]["type"]["enum"]), R"(["research","efficient"])");
   EXPECT_EQ(schema["properties"]["seed"]["default"], 42);
+  EXPECT_EQ(definitions["hash_attention"]["properties"]["type"]["const"], "hash_attention");
+  EXPECT_EQ(DumpJson(definitions["double_sparsity"]["required"]),
+            R"(["heavy_size","sink_size","local_size","ds_channel_config","ds_bits",)"
+            R"("ds_group_factor","type"])");
 
   const Json union_of_maskers =
       Parsed(R"({"oneOf": [{"$ref": "#/$defs/sink"}, {"$ref": "#/$defs/oracle_top_k"}]})");
@@ -237,16 +247,16 @@ TEST(PipelineSchema, IsAUnionOfTheMaskersByType) {
   EXPECT_EQ(schema["properties"]["maskers"]["items"], union_of_maskers);
   EXPECT_EQ(DumpJson(schema["properties"]["layers"]["items"]), R"({"$ref":"#/$defs/rule"})");
   EXPECT_EQ(schema["properties"]["layers"]["minItems"], 1);
-  const Json& rule = schema["$defs"]["rule"];
+  const Json& rule = definitions["rule"];
   EXPECT_EQ(rule["additionalProperties"], false);
   EXPECT_EQ(rule["properties"]["maskers"]["items"], union_of_maskers);
   EXPECT_EQ(rule["properties"]["layers"]["type"], "string");
 
-  const Json& sink = schema["$defs"]["sink"];
+  const Json& sink = definitions["sink"];
   EXPECT_EQ(sink["properties"]["type"]["const"], "sink");
   EXPECT_EQ(DumpJson(sink["required"]), R"(["type"])");
-  EXPECT_EQ(DumpJson(schema["$defs"]["oracle_top_k"]["required"]), R"(["heavy_size","type"])");
-  SA_EXPECT_OK(ParseJson(DumpJson(schema)));
+  EXPECT_EQ(DumpJson(definitions["oracle_top_k"]["required"]), R"(["heavy_size","type"])");
+  SA_EXPECT_OK(ParseJson(DumpJson(document)));
 }
 
 // Damages `text` in one to four places: bytes, cuts, doubled pieces, pieces of JSON.
