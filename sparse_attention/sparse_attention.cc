@@ -55,4 +55,16 @@ absl::StatusOr<std::unique_ptr<const SparseAttention>> SparseAttention::Create(
   return CreateEngine<ResearchAttention>(config);
 }
 
+absl::StatusOr<std::unique_ptr<const SparseAttention>> SparseAttention::Create(
+    const HashAttentionConfig& config) {
+  SA_ASSIGN_OR_RETURN(const PipelineConfig pipeline, PipelineOf(config));
+  return Create(pipeline);
+}
+
+absl::StatusOr<std::unique_ptr<const SparseAttention>> SparseAttention::Create(
+    const DoubleSparsityConfig& config) {
+  SA_ASSIGN_OR_RETURN(const PipelineConfig pipeline, PipelineOf(config));
+  return Create(pipeline);
+}
+
 }  // namespace sparse_attention

@@ -1,4 +1,5 @@
-// SparseAttention: a pipeline in the engine that its "type" names.
+// SparseAttention: a pipeline in the engine that its "type" names, or a method in the efficient
+// one.
 //
 //   SA_ASSIGN_OR_RETURN(const auto attention, SparseAttention::Create(config));
 //   AttentionSession session;
@@ -14,6 +15,7 @@
 #include "metric_logging/metric_sink.h"
 #include "sparse_attention/attention/attention_inputs.h"
 #include "sparse_attention/base/status.h"
+#include "sparse_attention/config/method_config.h"
 #include "sparse_attention/config/pipeline_config.h"
 #include "sparse_attention/research_attention/attention_session.h"
 
@@ -25,6 +27,11 @@ class SparseAttention {
   // Errors as Create of the engine.
   static absl::StatusOr<std::unique_ptr<const SparseAttention>> Create(
       const PipelineConfig& config);
+  // Of the pipeline that the method stands for. Errors of PipelineOf, too.
+  static absl::StatusOr<std::unique_ptr<const SparseAttention>> Create(
+      const HashAttentionConfig& config);
+  static absl::StatusOr<std::unique_ptr<const SparseAttention>> Create(
+      const DoubleSparsityConfig& config);
   virtual ~SparseAttention() = default;
 
   // One step of layer `inputs.layer`: [batch, query heads, queries, value dim] in q's type. With a
