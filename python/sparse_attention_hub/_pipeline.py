@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Mapping, Union
 from . import _core
 
 if TYPE_CHECKING:
-    from .sparse_attention.research_attention.base import ResearchAttentionConfig
+    from .sparse_attention.base import SparseAttentionConfig
 
 #: A path to a JSON file, JSON text (it begins with "{"), a dictionary, a config object, or None for dense attention.
-PipelineSource = Union[str, "os.PathLike[str]", Mapping[str, Any], "ResearchAttentionConfig", None]
+PipelineSource = Union[str, "os.PathLike[str]", Mapping[str, Any], "SparseAttentionConfig", None]
 
 DENSE = '{"type": "research", "maskers": []}'
 
@@ -41,9 +41,11 @@ def pipeline_json(source: PipelineSource, model_folder: str = "") -> str:
         from .sparse_attention.research_attention.base import pipeline_of_config
 
         text = json.dumps(pipeline_of_config(source))
+    elif hasattr(source, "to_entry"):
+        text = json.dumps(source.to_entry())
     else:
         raise TypeError(
-            "a pipeline is a path, JSON text, a dictionary, a ResearchAttentionConfig or None, "
+            "a pipeline is a path, JSON text, a dictionary, a config of research or efficient attention, or None, "
             f"got {type(source).__name__}"
         )
     return _core.read_pipeline(text, model_folder)

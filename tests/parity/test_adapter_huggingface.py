@@ -10,7 +10,13 @@ import torch
 
 from sparse_attention_hub import ModelAdapterHF, Request, ResearchAttentionConfig
 from sparse_attention_hub.adapters.model_servers.base import ModelServer
-from sparse_attention_hub.sparse_attention import HashAttentionConfig, LocalMaskerConfig, SinkMaskerConfig
+from sparse_attention_hub.sparse_attention import (
+    HashAttentionConfig,
+    LocalMaskerConfig,
+    SinkMaskerConfig,
+    SparseAttention,
+    SparseAttentionConfig,
+)
 
 SERVER = "sparse_attention_hub.adapters.model_servers.huggingface"
 CONFIG = ResearchAttentionConfig(masker_configs=[SinkMaskerConfig(sink_size=4), LocalMaskerConfig(window_size=4)])
@@ -131,15 +137,38 @@ def test_sparse_mode_of_a_dense_adapter(loaders):
 
 
 def test_other_kinds_of_attention(loaders):
-    config = HashAttentionConfig(
-        heavy_size=4, sink_size=1, local_size=1, hat_weights="w", hat_bits=4, hat_mlp_layers=1, hat_mlp_hidden_size=8
-    )
-    adapter = ModelAdapterHF("some/model", config, device="cpu")
+    class Mine(SparseAttention):
+        def custom_attention(self, *args, **kwargs):
+            raise AssertionError("not called")
+
+    adapter = ModelAdapterHF("some/model", CONFIG, device="cpu")
+    adapter.sparse_attention = Mine(SparseAttentionConfig())
     for _ in range(2):
         with pytest.raises(NotImplementedError, match="^Sparse attention is not supported for this model yet"):
             with adapter.enable_sparse_mode():
                 pass
         assert adapter._registered_attention_name is None
+
+
+def test_methods_of_the_efficient_engine_run_in_it(loaders, tmp_path):
+    layer = {
+        f"{side}_{kind}": [torch.randn(4, 8, 16) if kind == "matrix" else torch.randn(4, 16)]
+        for side in ("query", "key")
+        for kind in ("matrix", "bias")
+    }
+    sizes = {"heavy_size": 4, "sink_size": 1, "local_size": 1}
+    config = HashAttentionConfig(**sizes, hat_weights={7: layer}, hat_bits=16, hat_mlp_layers=1, hat_mlp_hidden_size=8)
+    adapter = ModelAdapterHF("some/model", config, device="cpu")
+    with adapter.enable_sparse_mode():
+        assert adapter._registered_attention_name is not None
+    function = adapter.get_custom_attention_function(adapter.sparse_attention)
+    q, k = torch.randn(1, 4, 1, 8), torch.randn(1, 2, 40, 8)
+    module = SimpleNamespace(layer_idx=7, num_key_value_groups=2, training=False)
+    out, weights = function(module, q, k, k, None, scaling=8**-0.5, sparse_meta_data={})
+    expected, _ = adapter.sparse_attention.custom_attention(
+        None, q, k, k, None, 8**-0.5, 0.0, sparse_meta_data={}, layer_idx=7
+    )
+    assert torch.equal(out, expected) and weights is None
 
 
 def test_the_attention_function_forwards_to_custom_attention(loaders):

@@ -133,12 +133,6 @@ def test_bases_are_abstract_and_can_be_subclassed() -> None:
     assert mine.pre_attention_hook_generator() is None
 
 
-def test_efficient_shells_say_what_to_use_instead() -> None:
-    attention = SparseAttention.create_from_config(HashAttentionConfig(8, 4, 4, {}, 32, 3, 128))
-    with pytest.raises(NotImplementedError, match="ResearchAttention"):
-        attention.custom_attention(None, *step())
-
-
 def test_two_sampling_maskers_are_refused() -> None:
     with pytest.raises(ValueError, match="Only one sampling masker supported for efficiency"):
         make(RandomSamplingMaskerConfig(0.1), AdaptiveSamplingMaskerConfig(0.1, 0.1, 0.1, 0, 0))

@@ -20,12 +20,8 @@ import torch
 from .. import _core
 from .._pipeline import DENSE, pipeline_json
 from ..metric_logging import MicroMetricLogger
-from ..sparse_attention.research_attention.base import (
-    DENSITY,
-    OUTPUT_ERROR,
-    ResearchAttention,
-    ResearchAttentionConfig,
-)
+from ..sparse_attention.efficient_attention.pipeline_attention import PipelineAttention
+from ..sparse_attention.research_attention.base import DENSITY, OUTPUT_ERROR, ResearchAttention
 from ..sparse_attention.research_attention.maskers.core_masker import runs_in_core
 from ..sparse_attention.research_attention.maskers.fixed import CausalMasker
 from ..transformers.context import attention_implementation, register_attention, sparse, unregister_attention
@@ -300,7 +296,7 @@ class ModelAdapterHF(ModelAdapter):
 
         Raises:
             RuntimeError: The adapter is dense only; or, at the first call, see `sparse`'s self-check.
-            NotImplementedError: The sparse attention is not a `ResearchAttention`.
+            NotImplementedError: The sparse attention is neither a `ResearchAttention` nor a `PipelineAttention`.
         """
         if not self._sparse_attention_available:
             raise RuntimeError("Cannot enable sparse mode: sparse attention is not available")
@@ -318,15 +314,15 @@ class ModelAdapterHF(ModelAdapter):
 
         Raises:
             RuntimeError: There is no sparse attention, or a layer of the model would bypass it (`sparse`'s self-check).
-            NotImplementedError: The sparse attention is not a `ResearchAttention`.
+            NotImplementedError: The sparse attention is neither a `ResearchAttention` nor a `PipelineAttention`.
         """
         if not self._sparse_attention_available or self.sparse_attention is None:
             raise RuntimeError("Cannot register attention function: sparse attention is not available")
         if self._registered_attention_name is None:
-            if not isinstance(self.sparse_attention, ResearchAttention):
+            if not isinstance(self.sparse_attention, (ResearchAttention, PipelineAttention)):
                 raise NotImplementedError(
-                    "Sparse attention is not supported for this model yet: a model runs a ResearchAttention, got "
-                    f"{type(self.sparse_attention).__name__}"
+                    "Sparse attention is not supported for this model yet: a model runs a ResearchAttention, "
+                    f"HashAttention or DoubleSparsity, got {type(self.sparse_attention).__name__}"
                 )
             if isinstance(self.model, torch.nn.Module) and attention_layers(self.model):
                 with sparse(self.model, None):  # for its self-check
@@ -376,10 +372,9 @@ def _sequences_of(meta: dict[str, Any] | None) -> SequenceState:
 
 
 class _NativePipeline:
-    """A `ResearchAttention` whose maskers are all C++: run without its Python layer, logging what that would log."""
+    """A pipeline whose maskers are all C++: run without its Python layer, logging what that would log."""
 
-    def __init__(self, pipeline: str) -> None:
-        host = _core.HostAttention(pipeline)
+    def __init__(self, host: _core.HostAttention) -> None:
         self._sink = _core.MemorySink()
         self._sink_lock = threading.Lock()
         # A step that begins a sequence in sparse mode is a question without a context, not a prompt.
@@ -390,14 +385,16 @@ class _NativePipeline:
     @classmethod
     def of(cls, sparse_attention: Any) -> _NativePipeline | None:
         """None where the attention needs its Python layer."""
+        if isinstance(sparse_attention, PipelineAttention):
+            if type(sparse_attention).custom_attention is not PipelineAttention.custom_attention:
+                return None
+            return cls(sparse_attention.host())
         if type(sparse_attention) is not ResearchAttention:
             return None
         if not all(runs_in_core(masker) or type(masker) is CausalMasker for masker in sparse_attention.maskers):
             return None
-        config = sparse_attention.sparse_attention_config
-        assert isinstance(config, ResearchAttentionConfig)
         try:
-            return cls(pipeline_json(config))
+            return cls(_core.HostAttention(pipeline_json(sparse_attention.sparse_attention_config)))
         except TypeError:  # weights in memory have no place in JSON
             return None
 

@@ -12,6 +12,8 @@ from torch import nn
 
 from .. import _core
 from .._pipeline import PipelineSource, pipeline_json
+from ..sparse_attention.efficient_attention.base import EfficientAttention, EfficientAttentionConfig
+from ..sparse_attention.efficient_attention.pipeline_attention import PipelineAttention
 from ..sparse_attention.research_attention.base import ResearchAttention, ResearchAttentionConfig
 from .dispatch import Dispatcher
 from .layers import AttentionLayer, Summary, attention_layers, summarize, text_config
@@ -155,6 +157,14 @@ def _host_of(config: PipelineSource, model_folder: str) -> tuple[Any, str]:
             pipeline = pipeline_json(config, model_folder)
         except TypeError:  # a masker written in Python, or weights in memory
             return PythonHost(ResearchAttention.create_from_config(config)), repr(config)
+    elif isinstance(config, EfficientAttentionConfig):
+        try:
+            pipeline = pipeline_json(config, model_folder)
+        except TypeError:  # weights in memory
+            attention = EfficientAttention.create_from_config(config)
+            if not isinstance(attention, PipelineAttention):
+                raise
+            return attention.host(), attention.host().json()
     else:
         pipeline = pipeline_json(config, model_folder)
     return _core.HostAttention(pipeline), pipeline

@@ -1,4 +1,4 @@
-"""The efficient engine's names; its kernels are not part of this version."""
+"""Methods that run in the efficient engine, by the Python hub's names."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ..base import SparseAttention, SparseAttentionConfig
 
@@ -10,6 +11,14 @@ from ..base import SparseAttention, SparseAttentionConfig
 @dataclass
 class EfficientAttentionConfig(SparseAttentionConfig):
     """Base of the configs of efficient attention."""
+
+    def to_entry(self) -> dict[str, Any]:
+        """The config as the C++ library reads it: a JSON object with the method's name as "type".
+
+        Raises:
+            TypeError: A value has no place in JSON, or the config is not one of the C++ library.
+        """
+        raise TypeError(f"{type(self).__name__} is no pipeline of the C++ library")
 
 
 class EfficientAttention(SparseAttention):

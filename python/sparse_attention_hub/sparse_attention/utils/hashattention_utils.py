@@ -94,21 +94,29 @@ def create_hat_weights_file_from_usa(
     weights = convert_usa_weights_to_hash_attention(
         usa_checkpoint_path, num_layers, num_heads, num_mlp_layers, device
     )
-    if _is_safetensors(target_hat_path):
-        _safetensors().save_file(
-            {
-                f"layers.{layer}.{side}.{i}.{part}": tensor.to("cpu", torch.float16).contiguous()
-                for layer, entry in weights.items()
-                for side in _SIDES
-                for kind, part in (("matrix", "weight"), ("bias", "bias"))
-                for i, tensor in enumerate(entry[f"{side}_{kind}"])
-            },
-            os.fspath(target_hat_path),
-            metadata={"format": _FORMAT, "activation": "silu"},
-        )
+    if is_safetensors(target_hat_path):
+        save_hat_weights(weights, target_hat_path, torch.float16)
         return
     with open(target_hat_path, "wb") as file:
         pickle.dump(weights, file)
+
+
+def save_hat_weights(weights: HatWeights, path: Path, dtype: torch.dtype) -> None:
+    """Writes weights as a safetensors file in `dtype`, as for silu between the linear maps.
+
+    Raises:
+        WeightsError: A `ValueError`: `weights` is no dictionary of layers of lists of tensors, or has none.
+    """
+    if not isinstance(weights, dict) or not weights:
+        raise WeightsError(f"hat_weights must be a dictionary of layers or the path of a file, got {weights!r:.80}")
+    tensors: Dict[str, Tensor] = {}
+    for layer, given in weights.items():
+        entry = _moved(f"hat_weights: layer {layer}", given, "cpu")
+        for side in _SIDES:
+            for kind, part in (("matrix", "weight"), ("bias", "bias")):
+                for i, tensor in enumerate(entry.get(f"{side}_{kind}", [])):
+                    tensors[f"layers.{layer}.{side}.{i}.{part}"] = tensor.detach().to(dtype).contiguous()
+    _safetensors().save_file(tensors, os.fspath(path), metadata={"format": _FORMAT, "activation": "silu"})
 
 
 def load_hat_weights(hat_weights_path: Path, device: Union[str, torch.device] = "cpu") -> HatWeights:
@@ -119,7 +127,7 @@ def load_hat_weights(hat_weights_path: Path, device: Union[str, torch.device] = 
             dictionaries and lists.
         OSError: The file cannot be opened.
     """
-    if _is_safetensors(hat_weights_path):
+    if is_safetensors(hat_weights_path):
         return _of_tensors(hat_weights_path, device)
     data = load_pickle(hat_weights_path)
     if not isinstance(data, dict):
@@ -162,7 +170,8 @@ def _of_tensors(path: Path, device: Union[str, torch.device]) -> HatWeights:
     }
 
 
-def _is_safetensors(path: Path) -> bool:
+def is_safetensors(path: Path) -> bool:
+    """Whether a file of weights is read as safetensors, by its name."""
     return os.fspath(path).endswith(".safetensors")
 
 

@@ -5,26 +5,35 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from ...base import SparseAttentionConfig
-from ..base import EfficientAttention, EfficientAttentionConfig
+from ...research_attention.maskers.base import plain_value
+from ..base import EfficientAttentionConfig
+from ..pipeline_attention import PipelineAttention
 
 
 @dataclass
 class ChannelConfig:
-    """A name that the Python hub reserves."""
+    """Where `DoubleSparsity` finds the channels that matter.
+
+    Attributes:
+        sorted_channel_file: JSON file of channels by importance, from `sah calibrate` or the Python hub.
+        channel_selection: Which importance of the file: "q_proj", "k_proj" or "qk_proj"; default: that of
+            `DoubleSparsityTopKMaskerConfig`.
+    """
+
+    sorted_channel_file: str = ""
+    channel_selection: str | None = None
 
 
 @dataclass
 class DoubleSparsityConfig(EfficientAttentionConfig):
-    """Config of `DoubleSparsity`; values are not checked.
+    """Config of `DoubleSparsity`; values are checked where attention first runs.
 
     Attributes:
-        heavy_size: Keys to keep beside sinks and window.
-        sink_size: Leading keys to keep.
-        local_size: Latest keys to keep.
-        ds_channel_config: Channels by importance.
+        heavy_size: Keys to keep beside sinks and window: an int is a count, a float a fraction of the keys.
+        sink_size: Leading keys to keep; 0: none.
+        local_size: Latest keys to keep; 0: none.
+        ds_channel_config: Channels by importance, or their file.
         ds_bits: Bits of a channel's value.
         ds_group_factor: dim / ds_group_factor channels are used.
     """
@@ -36,9 +45,27 @@ class DoubleSparsityConfig(EfficientAttentionConfig):
     ds_bits: int
     ds_group_factor: int | float
 
+    def to_entry(self) -> dict[str, Any]:
+        channels: Any = self.ds_channel_config
+        if isinstance(channels, ChannelConfig):
+            channels = {name: value for name, value in vars(channels).items() if value is not None}
+        elif not isinstance(channels, str):
+            raise TypeError(f"ds_channel_config must be a ChannelConfig or the path of its file, got {type(channels)}")
+        factor = plain_value(self.ds_group_factor)
+        return {
+            "type": "double_sparsity",
+            "heavy_size": plain_value(self.heavy_size),
+            "sink_size": plain_value(self.sink_size),
+            "local_size": plain_value(self.local_size),
+            "ds_channel_config": channels,
+            "ds_bits": plain_value(self.ds_bits),
+            "ds_group_factor": int(factor) if isinstance(factor, float) and factor.is_integer() else factor,
+        }
 
-class DoubleSparsity(EfficientAttention):
-    """Sinks, window, and top-k on few quantised channels."""
+
+class DoubleSparsity(PipelineAttention):
+    """Sinks, window, and top-k on few quantised channels: what the research engine does with `SinkMaskerConfig`,
+    `LocalMaskerConfig` and `DoubleSparsityTopKMaskerConfig`, as `sparse_attention_config` says."""
 
     def __init__(
         self,
@@ -61,23 +88,3 @@ class DoubleSparsity(EfficientAttention):
         if not isinstance(config, DoubleSparsityConfig):
             raise TypeError(f"Expected DoubleSparsityConfig, got {type(config)}")
         return cls(config, config.ds_group_factor, config.ds_bits, config.ds_channel_config)
-
-    def custom_attention(
-        self,
-        module: torch.nn.Module | None,
-        queries: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        scaling: float,
-        dropout: float,
-        **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """
-        Raises:
-            NotImplementedError: Always; the research engine runs sink, local and `DoubleSparsityTopKMasker`.
-        """
-        raise NotImplementedError(
-            "DoubleSparsity: this version has no efficient engine; use ResearchAttention with SinkMaskerConfig, "
-            "LocalMaskerConfig and DoubleSparsityTopKMaskerConfig"
-        )

@@ -46,11 +46,11 @@ class MaskerConfig:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name not in self.python_only and value is not None:
-                entry[field.name] = _plain(value)
+                entry[field.name] = plain_value(value)
         return entry
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     """A number of any library as Python's, so that an integer stays a count and a float a fraction."""
     if isinstance(value, (bool, str, int, float)):
         return value

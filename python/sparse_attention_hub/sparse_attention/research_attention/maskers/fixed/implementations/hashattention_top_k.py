@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 
 from ...... import _core
-from .....utils.hashattention_utils import load_hat_weights
+from .....utils.hashattention_utils import is_safetensors, load_hat_weights
 from ...base import AttentionTensorDimensions, MaskerConfig, MaskerRegistry
 from ...core_masker import PipelineOptions
 from ..base import TopKMaskerConfig
@@ -74,7 +73,7 @@ class HashAttentionTopKMasker(HashAttentionMethods):
         self.hat_mlp_activation = config.hat_mlp_activation
         self.hat_weight_file = config.hat_weight_file
         self.hat_weights: HatWeights | None = config.hat_weights
-        if config.hat_weight_file is not None and not _is_safetensors(config.hat_weight_file):
+        if config.hat_weight_file is not None and not is_safetensors(config.hat_weight_file):
             self.hat_weights = load_hat_weights(config.hat_weight_file)
         super().__init__(config)
 
@@ -91,10 +90,6 @@ class HashAttentionTopKMasker(HashAttentionMethods):
 
     def _should_use_full_attention(self, dims: AttentionTensorDimensions, heavy_size: int) -> bool:
         return dims.seq_len_keys <= heavy_size
-
-
-def _is_safetensors(path: str | os.PathLike[str]) -> bool:
-    return os.fspath(path).endswith(".safetensors")
 
 
 def _tensors_of_layers(weights: HatWeights) -> dict[int, dict[str, torch.Tensor]]:
