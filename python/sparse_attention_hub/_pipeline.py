@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, Any, Mapping, Union
+from typing import TYPE_CHECKING, Any, Mapping, Union, cast
 
 from . import _core
 
@@ -40,7 +40,7 @@ def pipeline_json(source: PipelineSource, model_folder: str = "") -> str:
     elif hasattr(source, "masker_configs"):
         from .sparse_attention.research_attention.base import pipeline_of_config
 
-        text = json.dumps(pipeline_of_config(source))
+        text = json.dumps(pipeline_of_config(cast(Any, source)))
     elif hasattr(source, "to_entry"):
         text = json.dumps(source.to_entry())
     else:

@@ -64,7 +64,9 @@ def test_errors_by_type() -> None:
     assert isinstance(unknown.value, _core.NotFoundError)
     assert str(unknown.value).startswith('there is no masker "sinkk" (did you mean "sink"?')
     with pytest.raises(NotImplementedError, match="efficient"):
-        _core.HostAttention('{"type": "efficient", "maskers": [{"type": "snap_kv"}]}')
+        _core.HostAttention(
+            '{"type": "efficient", "maskers": [{"type": "random_sampling", "sampling_rate": 0.1, "estimator": "hub"}]}'
+        )
     with pytest.raises(ValueError, match="selection must be"):
         _core.Masker('{"type": "sink", "sink_size": 4}', selection="everybody")
     with pytest.raises(ValueError, match="shape"):

@@ -64,6 +64,27 @@ def test_left_padding() -> None:
     assert generated(model, "efficient", PIPELINES["quest"], **inputs).equal(expected)
 
 
+def test_hash_attention_of_the_hub_is_its_pipeline() -> None:
+    model = tiny_model("llama")
+    prompt = tokens(3, 150)
+    generator = torch.Generator().manual_seed(4)
+    layer = lambda: {  # noqa: E731
+        f"{side}_{kind}": [torch.randn(*((4, 8, 24) if kind == "matrix" else (4, 24)), generator=generator)]
+        for side in ("query", "key")
+        for kind in ("matrix", "bias")
+    }
+    weights = {number: layer() for number in range(3)}
+    config = sah.HashAttentionConfig(12, 4, 8, weights, 24, 1, 0)
+    masker = sah.HashAttentionTopKMaskerConfig(12, 24, 1, 0, "silu", hat_weights=weights)
+    research = sah.ResearchAttentionConfig([sah.SinkMaskerConfig(4), sah.LocalMaskerConfig(8), masker])
+    outs = []
+    for pipeline in (research, config):
+        with torch.no_grad(), sah.sparse(model, pipeline) as handle:
+            outs.append(model.generate(input_ids=prompt, max_new_tokens=8, min_new_tokens=8, do_sample=False))
+    assert outs[1].equal(outs[0])
+    assert '"efficient"' in handle.pipeline and '"hash_attention_top_k"' in handle.pipeline
+
+
 def test_what_is_not_supported_is_refused_with_its_path() -> None:
     masker = {"type": "random_sampling", "sampling_rate": 0.1, "estimator": "hub"}
     reason = r'pipeline.maskers\[0\]: the efficient engine does not support random_sampling.estimator "hub"'

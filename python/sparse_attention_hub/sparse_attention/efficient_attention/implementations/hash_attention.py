@@ -88,7 +88,7 @@ class HashAttention(PipelineAttention):
     def make_host(self) -> _core.HostAttention:
         """See `PipelineAttention`. Weights in memory or in a pickle reach the C++ library through a temporary file."""
         config = self.sparse_attention_config
-        weights = getattr(config, "hat_weights", None)
+        weights: Any = getattr(config, "hat_weights", None)
         if not isinstance(config, HashAttentionConfig) or (isinstance(weights, (str, os.PathLike)) and is_safetensors(weights)):
             return super().make_host()
         if isinstance(weights, (str, os.PathLike)):
