@@ -48,7 +48,8 @@ TEST(Isa, AWrongNameInTheEnvironmentIsAnError) {
   const std::string kept = before == nullptr ? "" : before;
   const char* name = nullptr;
   ASSERT_SAH_OK(sah_default_isa(&name));
-  EXPECT_THAT(name, ::testing::AnyOf("generic", "neon", "avx2", "avx512", "avx512_bf16"));
+  EXPECT_THAT(std::string(name),
+              ::testing::AnyOf("generic", "neon", "avx2", "avx512", "avx512_bf16"));
   ExpectError(SAH_INVALID_ARGUMENT, "name must not be NULL", sah_default_isa(nullptr));
   setenv("SA_ISA", "mmx", 1);
   ExpectError(SAH_INVALID_ARGUMENT, "the environment variable SA_ISA must be one of ",
