@@ -6,6 +6,9 @@
 namespace sparse_attention {
 namespace {
 
+// How far from 0 an output's squared length must lie to be one.
+constexpr double kStandardErrors = 3;
+
 double Denominator(const BaseSample& sample) {
   const double mean = sample.moments.sum / static_cast<double>(sample.moments.count);
   return sample.certain + static_cast<double>(sample.population) * mean;
@@ -103,11 +106,17 @@ RowStatistics OutputStatistics(const BaseSample& sample, const BaseSampleValues&
   // The base sample's own noise makes the output look longer than it is.
   const double noise2 =
       trace * population * population * (1 / n - 1 / population) / (denominator * denominator);
+  // What is left is uncertain too, by what a Gaussian of that length and those dimensions adds of
+  // itself and along the output. A length that cannot be told from 0 allows no error: the output is
+  // then an average of all keys, of which a sample has its noise alone.
+  const double seen2 = std::max(0.0, length2 - noise2);
+  const double variance_of_length2 = (2 * noise2 + 4 * seen2) * noise2 / dimensions;
+  const double told2 = seen2 > kStandardErrors * std::sqrt(variance_of_length2) ? seen2 : 0.0;
   double fourth = 0;
   for (int64_t s = 0; s < count; ++s) fourth += (squares[s] - sum / n) * (squares[s] - sum / n);
   // The heaviest key may point as far away as any value seen.
   return {{count, trace, dimensions, RelativeVariance(n, sum, fourth)},
-          epsilon * denominator * std::sqrt(std::max(0.0, length2 - noise2)),
+          epsilon * denominator * std::sqrt(told2),
           sample.heaviest * std::sqrt(longest2)};
 }
 

@@ -43,8 +43,8 @@ struct RowStatistics {
 RowStatistics DenominatorStatistics(const BaseSample& sample, double epsilon);
 
 // For a promise about the output, ||o^ - o|| <= epsilon ||o||. To first order the output's error is
-// the error of sum x_j (v_j - o), divided by the denominator. `scratch` holds
-// OutputScratchDoubles(count, dim).
+// the error of sum x_j (v_j - o), divided by the denominator. An output whose length the base
+// sample cannot tell from 0 allows no error. `scratch` holds OutputScratchDoubles(count, dim).
 RowStatistics OutputStatistics(const BaseSample& sample, const BaseSampleValues& values,
                                double epsilon, double* scratch);
 constexpr int64_t OutputScratchDoubles(int64_t count, int64_t dim) {

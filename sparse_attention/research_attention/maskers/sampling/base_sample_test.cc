@@ -38,11 +38,15 @@ RowStatistics Output(const std::vector<double>& values, const std::vector<float>
                           scratch.data());
 }
 
-// With one channel the contributions are x (v - o), a scalar.
+// With one channel the contributions are x (v - o), a scalar. A held key of some mass gives the
+// output a length that the base sample's noise does not hide.
 TEST(BaseSample, OutputOfOneChannelByHand) {
   const std::vector<double> values = {2, -1, 0, 1};
-  const double denominator = 50 + 100 * 3;
-  const double output = ((1 * 2 - 2 * 1 + 0 + 6) * 25 + 30) / denominator;
+  const std::vector<float> certain = {3000.f};
+  BaseSample sample = Sample();
+  sample.certain = 5000;
+  const double denominator = 5000 + 100 * 3;
+  const double output = ((1 * 2 - 2 * 1 + 0 + 6) * 25 + 3000) / denominator;
   std::vector<double> contributions;
   double mean = 0;
   for (int s = 0; s < 4; ++s) {
@@ -51,13 +55,21 @@ TEST(BaseSample, OutputOfOneChannelByHand) {
   }
   double variance = 0;
   for (double c : contributions) variance += (c - mean) * (c - mean) / 3;
-  const RowStatistics row = Output(values, {30.f}, 1);
+  std::vector<double> scratch(OutputScratchDoubles(4, 1));
+  const RowStatistics row = OutputStatistics(
+      sample, {kMasses.data(), values.data(), certain.data(), 1}, 0.1, scratch.data());
   EXPECT_NEAR(row.spread.variance, variance, 1e-12 * variance);
   EXPECT_EQ(row.spread.dimensions, 1);
   const double noise2 = variance * 1e4 * (0.25 - 0.01) / (denominator * denominator);
-  EXPECT_NEAR(row.allowed_error,
-              0.1 * denominator * std::sqrt(std::max(0.0, output * output - noise2)), 1e-9);
+  EXPECT_NEAR(row.allowed_error, 0.1 * denominator * std::sqrt(output * output - noise2), 1e-9);
   EXPECT_NEAR(row.heaviest, 7 * std::abs(-1 - output), 1e-12);  // -1 lies farthest off
+}
+
+// Four keys of scattered values look long by their noise alone.
+TEST(BaseSample, AnOutputThatIsNoiseAllowsNoError) {
+  EXPECT_EQ(Output({2, -1, 0, 1}, {0.f}, 1).allowed_error, 0);
+  // Longer than its noise, but by less than three standard errors.
+  EXPECT_EQ(Output({2, -1, 0, 1}, {300.f}, 1).allowed_error, 0);
 }
 
 // A channel that is 0 in every value adds nothing; two equal channels double the trace and leave
