@@ -139,6 +139,33 @@ TEST(EfficientAttention, TopKOfExactLogitsEqualsTheResearchEngine) {
   }
 }
 
+// Causal holds everything where no masker has chosen a key, be it one that no query sees.
+TEST(EfficientAttention, ChainsThatChooseNothingVisibleEqualTheResearchEngine) {
+  const char* const pipelines[] = {
+      R"({"maskers": [{"type": "sink", "sink_size": 5}, {"type": "causal"}]})",
+      R"({"maskers": [{"type": "sink", "sink_size": 0}, {"type": "causal"}]})",
+      R"({"maskers": [{"type": "causal"}, {"type": "sink", "sink_size": 5}]})",
+      R"({"maskers": [{"type": "sink", "sink_size": 80},
+                      {"type": "adaptive_sampling", "base_rate_sampling": 0, "epsilon": 0.3,
+                       "delta": 0.3, "init_offset": 0, "local_offset": 0}]})",
+  };
+  RandomTensors random(13);
+  AttentionInputs in;
+  in.q = random.Normal({1, 4, 1, 32});
+  in.k = random.Normal({1, 2, 100, 32});
+  in.v = random.Normal({1, 2, 100, 32});
+  in.sliding_window = 30;
+  for (const char* pipeline : pipelines) {
+    SCOPED_TRACE(pipeline);
+    SA_ASSERT_OK_AND_ASSIGN(const auto research, ResearchFromJson(Parsed(pipeline)));
+    SA_ASSERT_OK_AND_ASSIGN(const auto efficient, EfficientFromJson(Parsed(pipeline)));
+    AttentionSession research_session, session;
+    SA_ASSERT_OK_AND_ASSIGN(const AttentionResult expected, research->Run(in, &research_session));
+    SA_ASSERT_OK_AND_ASSIGN(const EfficientResult result, RunEfficient(*efficient, in, &session));
+    EXPECT_TRUE(result.mask.ToDense().equal(VisibleWeights(in, expected.mask)));
+  }
+}
+
 // Both engines tell a sink the same of a step.
 TEST(EfficientAttention, LogsWhatTheResearchEngineLogs) {
   const char* const pipelines[] = {

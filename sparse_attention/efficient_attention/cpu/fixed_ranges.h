@@ -40,7 +40,7 @@ class LocalRange final : public CpuMasker {
 class CausalRange final : public CpuMasker {
  public:
   void Select(StepItem& item, const KeyIndex*) const override {
-    if (item.held.holds_none()) item.held.HoldAll();
+    if (item.held.chose_none()) item.held.HoldAll();
   }
 };
 

@@ -27,17 +27,25 @@ class HeldKeys {
   int64_t visible() const { return std::max<int64_t>(0, end_ - first_); }
   int sets() const { return sets_; }
 
-  void HoldAll() { open_end_ = open_begin_; }
-  void HoldBefore(int64_t key) { open_begin_ = std::max(open_begin_, std::min(key, end_)); }
-  void HoldFrom(int64_t key) { open_end_ = std::min(open_end_, std::max(key, first_)); }
+  void HoldAll() {
+    open_end_ = open_begin_;
+    has_chosen_ = true;
+  }
+  void HoldBefore(int64_t key) {
+    open_begin_ = std::max(open_begin_, std::min(key, end_));
+    has_chosen_ = has_chosen_ || key > 0;
+  }
+  void HoldFrom(int64_t key) {
+    open_end_ = std::min(open_end_, std::max(key, first_));
+    has_chosen_ = has_chosen_ || key < end_;
+  }
 
   // [open_begin, open_end) is not held by ranges. Everything visible is held where it is empty.
   int64_t open_begin() const { return open_begin_; }
   int64_t open_end() const { return open_end_; }
   bool holds_all() const { return open_begin_ >= open_end_; }
-  bool holds_none() const {
-    return !has_bits_ && open_begin_ == first_ && open_end_ == end_ && first_ < end_;
-  }
+  // No masker has chosen a key yet, not even one that is not visible.
+  bool chose_none() const { return !has_chosen_ && !has_bits_; }
 
   // Bit j of a set's bitmap, word j / 64, stands for key j. Null: no selector has run.
   const uint64_t* bits(int set) const { return has_bits_ ? bits_[set] : nullptr; }
@@ -59,7 +67,7 @@ class HeldKeys {
  private:
   int64_t first_, end_, open_begin_, open_end_;
   int sets_;
-  bool has_bits_ = false;
+  bool has_bits_ = false, has_chosen_ = false;
   uint64_t* bits_[kMostGroup] = {};
 };
 

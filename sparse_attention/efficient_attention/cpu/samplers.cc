@@ -100,6 +100,8 @@ size_t AdaptiveSampler::ScratchBytes(const StepPlan& plan) const {
 }
 
 void AdaptiveSampler::Select(StepItem& item, const KeyIndex*) const {
+  // Without a base sample there is no sampling.
+  if (options_.base_rate == Budget::Count(0) || options_.base_rate == Budget::Fraction(0)) return;
   const int64_t visible = std::clamp<int64_t>(item.position + 1, 0, item.keys);
   const int64_t begin = options_.init_offset.Resolve(visible);
   const int64_t end = visible - options_.local_offset.Resolve(visible);
