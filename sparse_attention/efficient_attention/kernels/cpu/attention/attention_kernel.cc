@@ -40,6 +40,10 @@ struct Segment {
             (inner_begin <= begin + first && begin + first + n <= inner_end));
   }
   int64_t Key(int64_t i) const { return keys != nullptr ? keys[i] : begin + i; }
+  float Bias(int r, int64_t i) const {
+    return (row_bias != nullptr ? row_bias[r] : 0) +
+           (bias != nullptr ? bias[r * bias_stride + i] : 0);
+  }
 };
 
 // The rows of a segment in memory: addresses of this tile and the next, and how far ahead and how
@@ -313,7 +317,8 @@ void AttendCarefully(const AttentionProblem& problem, const Segment& segment, in
       continue;
     }
     if (x < max && max == kInfinity) continue;
-    float weight = 1;
+    // Infinity swallows the bias, which says how many keys this one stands for.
+    float weight = x == kInfinity ? Exp(Set(segment.Bias(r, i)))[0] : 1.0f;
     if (x > max) {
       // What an infinite logit makes worthless is forgotten, NaN or not.
       const bool first = max == -kInfinity || x == kInfinity;

@@ -193,6 +193,30 @@ TEST_P(AttentionTest, InfiniteLogits) {
   }
 }
 
+// A sampled key stands for as many keys as its bias says, beside infinity too.
+TEST_P(AttentionTest, InfiniteLogitsKeepTheirBias) {
+  CountCase(GetParam());
+  Fixture fixture(kernels_, {.rows = 2, .dim = 64, .value_dim = 48, .keys = 40}, 5);
+  for (int64_t j : {7, 30}) fixture.k.Set(j, 0, kInfinity);
+  fixture.q.Set(0, 0, 1);
+  fixture.q.Set(1, 0, 2);
+  const std::vector<uint32_t> first = {3, 7}, second = {30, 31};
+  const std::vector<float> bias = {0, 0, std::log(3.f), 0};  // [rows, keys]
+  kernels_.attend_list(fixture.problem, {first.data(), 2}, fixture.state.get());
+  KeyList sampled = {second.data(), 2};
+  sampled.bias = bias.data();
+  sampled.bias_stride = 2;
+  sampled.row_bias[0] = std::log(2.f);
+  kernels_.attend_list(fixture.problem, sampled, fixture.state.get());
+  const Result result = Finish(kernels_, fixture.state, Element::kFloat32);
+  for (int i = 0; i < 48; ++i) {
+    const float a = fixture.v.At(7, i), b = fixture.v.At(30, i);
+    EXPECT_NEAR(result.out[0][i], (a + 2 * b) / 3, 1e-5);
+    EXPECT_NEAR(result.out[1][i], (a + 3 * b) / 4, 1e-5);
+  }
+  EXPECT_EQ(result.lse[0], kInfinity);
+}
+
 TEST_P(AttentionTest, NanStaysInItsRow) {
   for (Element element : {Element::kFloat32, Element::kFloat16, Element::kBFloat16}) {
     CountCase(GetParam());
