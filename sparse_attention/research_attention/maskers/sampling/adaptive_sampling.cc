@@ -27,7 +27,8 @@ class StepReader {
       : in_(in), config_(config) {
     const at::Tensor logits = ComputeLogits(in);
     const at::Tensor top = logits.amax(-1, /*keepdim=*/true);
-    const at::Tensor safe_top = at::where(top.isinf(), 0.0, top);
+    // Of a key that is no number too: nobody may select it.
+    const at::Tensor safe_top = at::where(top.isfinite(), top, 0.0);
     at::Tensor certain = logits.sub(safe_top).exp_();
     const at::Tensor weights = previous.ToDense();
     certain = at::where(weights.gt(0), certain.div(weights), 0.0);

@@ -252,6 +252,26 @@ TEST(AdaptiveSampling, NeverTouchesWhatIsKeptOrOutsideItsRange) {
   }
 }
 
+// Nor does what it holds decide how many others are read.
+TEST(AdaptiveSampling, AKeyOutsideItsRangeThatIsNoNumberHasNoEffect) {
+  const AttentionInputs in = RandomInputs({.queries = 1, .keys = 2000});
+  for (const char* guarantee : {"denominator", "output"}) {
+    SCOPED_TRACE(guarantee);
+    Json config = ParsedJson(Config("100", 0.3, 0.1));
+    config["guarantee"] = guarantee;
+    config["init_offset"] = 1;
+    const auto sampler = Sampler(config.dump());
+    const Mask empty = Mask::MakeEmpty(in.mask_shape());
+    SA_ASSERT_OK_AND_ASSIGN(const Mask clean, sampler->AddMask(in, empty, nullptr));
+    EXPECT_LT(ActiveKeys(clean, 0, 0, 0).size(), 1999u);
+    AttentionInputs spoilt = in;
+    spoilt.k = in.k.clone();
+    spoilt.k.select(2, 0).fill_(NAN);
+    SA_ASSERT_OK_AND_ASSIGN(const Mask mask, sampler->AddMask(spoilt, empty, nullptr));
+    EXPECT_EQ(ActiveKeys(mask, 0, 0, 0), ActiveKeys(clean, 0, 0, 0));
+  }
+}
+
 TEST(AdaptiveSampling, KeepsEverythingWhereTheBaseSampleCoversTheRow) {
   const AttentionInputs in = RandomInputs({.keys = 24});
   const auto sampler = Sampler(Config("24", 0.1, 0.1));

@@ -100,9 +100,11 @@ RowStatistics OutputStatistics(const BaseSample& sample, const BaseSampleValues&
     for (int64_t b = 0; b < dim; ++b) squared += covariance[b] * covariance[b];
   }
   const double trace2 = squared / ((n - 1) * (n - 1)) - trace * trace / (n - 1);
-  // No spread at all, as where the head holds every key of the sample already, has no dimensions.
-  const double dimensions =
-      trace2 > 0 ? std::clamp(trace * trace / trace2, 1.0, static_cast<double>(dim)) : 1.0;
+  // Two keys tell nothing of the dimensions: what is left is rounding. One dimension asks for most
+  // keys. So does no spread at all, as where the head holds every key of the sample already.
+  const double dimensions = trace2 > 0 && count > 2
+                                ? std::clamp(trace * trace / trace2, 1.0, static_cast<double>(dim))
+                                : 1.0;
   // The base sample's own noise makes the output look longer than it is.
   const double noise2 =
       trace * population * population * (1 / n - 1 / population) / (denominator * denominator);

@@ -38,6 +38,21 @@ RowStatistics Output(const std::vector<double>& values, const std::vector<float>
                           scratch.data());
 }
 
+// Two contributions lie on a line, whatever their channels: rounding must not decide the budget.
+TEST(BaseSample, TwoKeysCountAsOneDimension) {
+  for (int i = 0; i < 50; ++i) {
+    const std::vector<double> masses = {0.3 + 0.07 * i, 1.1 - 0.013 * i};
+    const std::vector<double> values = {0.1 * i, -0.7, 1.3, 0.9, 0.2 - 0.03 * i, -1.1};
+    const std::vector<float> certain = {0.5f, -0.1f, 2.f};
+    std::vector<double> scratch(OutputScratchDoubles(2, 3));
+    const BaseSample sample = {MomentsOf(masses.data(), 2), 100, 5, 2};
+    const RowStatistics row = OutputStatistics(
+        sample, {masses.data(), values.data(), certain.data(), 3}, 0.1, scratch.data());
+    EXPECT_EQ(row.spread.dimensions, 1) << i;
+    EXPECT_GT(row.spread.variance, 0) << i;
+  }
+}
+
 // With one channel the contributions are x (v - o), a scalar. A held key of some mass gives the
 // output a length that the base sample's noise does not hide.
 TEST(BaseSample, OutputOfOneChannelByHand) {
