@@ -244,6 +244,8 @@ absl::StatusOr<at::Tensor> EfficientAttention::Run(const AttentionInputs& in,
     const std::vector<int64_t> rows = {in.batch(), in.query_heads(), in.queries()};
     at::Tensor out = at::empty({rows[0], rows[1], rows[2], in.value_dim()}, in.q.options());
     at::Tensor of_rows = at::empty(rows, in.q.options().dtype(at::kFloat));
+    std::vector<cpu::RowReport> reports;
+    double scoring_share = 0;
     if (of_rows.numel() > 0) {
       SA_ASSIGN_OR_RETURN(LayerState * state, Update(in, session));
       const at::Tensor q = in.q.stride(3) == 1 ? in.q : in.q.contiguous();
@@ -268,7 +270,6 @@ absl::StatusOr<at::Tensor> EfficientAttention::Run(const AttentionInputs& in,
       outputs.head_stride = out.stride(1) * bytes;
       outputs.query_stride = out.stride(2) * bytes;
       outputs.lse = of_rows.data_ptr<float>();
-      std::vector<cpu::RowReport> reports;
       if (sink != nullptr) reports.resize(static_cast<size_t>(of_rows.numel()));
 
       Threads& threads = ProcessThreads();
@@ -278,10 +279,10 @@ absl::StatusOr<at::Tensor> EfficientAttention::Run(const AttentionInputs& in,
       inputs.sequences = state->views();
       state->layer().Run(inputs, outputs, *threads.workers, threads.arenas,
                          sink == nullptr ? nullptr : reports.data(), observe);
-      if (sink != nullptr) {
-        SA_RETURN_IF_ERROR(
-            LogEfficientStep(in, out, {reports, state->layer().ScoringShare(in.keys())}, sink));
-      }
+      if (sink != nullptr) scoring_share = state->layer().ScoringShare(in.keys());
+    }
+    if (sink != nullptr) {
+      SA_RETURN_IF_ERROR(LogEfficientStep(in, out, {reports, scoring_share}, sink));
     }
     if (lse != nullptr) *lse = of_rows;
     return out;
