@@ -1,8 +1,6 @@
 // Methods that score keys select what the research engine selects: the same sets where scores are
 // whole numbers, else the same but for keys whose score lies within rounding of the k-th, or of
 // where the share of a top-p method is reached.
-#include <ATen/ops/matmul.h>
-#include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -17,21 +15,13 @@
 #include "sparse_attention/base/random_tensors.h"
 #include "sparse_attention/base/status_matchers.h"
 #include "sparse_attention/efficient_attention/engine_testing.h"
+#include "sparse_attention/efficient_attention/method_scores.h"
 #include "sparse_attention/efficient_attention/method_testing.h"
 #include "sparse_attention/key_index/channel_file.h"
-#include "sparse_attention/key_index/indexer_keys.h"
-#include "sparse_attention/key_index/indexer_weights.h"
-#include "sparse_attention/key_index/label_cache.h"
 #include "sparse_attention/key_index/layer_file_testing.h"
-#include "sparse_attention/key_index/lsh_tables.h"
-#include "sparse_attention/key_index/pq_codebook.h"
-#include "sparse_attention/key_index/socket_planes.h"
-#include "sparse_attention/key_index/tensor_array.h"
 
 namespace sparse_attention {
 namespace {
-
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 TEST(IndexedMethods, HashAttentionSelectsTheSameSets) {
   for (uint64_t seed = 0; seed < 120; ++seed) {
@@ -45,7 +35,7 @@ TEST(IndexedMethods, HashAttentionSelectsTheSameSets) {
                                               {"heavy_size", Heavy(random)},
                                               {"hat_weight_file", path}};
                                 }),
-                       nullptr);
+                       Agreement::kEqual);
     if (HasFailure()) return;
   }
 }
@@ -62,37 +52,9 @@ TEST(IndexedMethods, QuestSelectsTheSamePages) {
     for (AttentionInputs& step : problem.steps) step.q = step.q.round();
     const at::Tensor k = problem.steps.back().k.round();
     for (AttentionInputs& step : problem.steps) step.k = k.narrow(2, 0, step.keys());
-    ExpectEnginesAgree(problem, nullptr);
+    ExpectEnginesAgree(problem, Agreement::kEqual);
     if (HasFailure()) return;
   }
-}
-
-// Rows of `selected`, keys added to those `held`, that are not the fewest keys with a share of the
-// mass, which is known to `rounding`.
-at::Tensor NotTopP(const at::Tensor& selected, const at::Tensor& held, const AttentionInputs& step,
-                   const Json& pipeline, double rounding) {
-  const Json& method = pipeline["maskers"].back();
-  const double top_p = method["top_p"];
-  const bool total = method["coverage"] == "total";
-  at::Tensor logits = ComputeLogits(step).to(at::kDouble);
-  at::Tensor open = held.logical_not();
-  if (const auto visible = VisibleKeys(step)) open = open.logical_and(*visible);
-  if (!total) logits = logits.masked_fill(open.logical_not(), -kInfinity);
-  const at::Tensor mass = logits.softmax(-1).nan_to_num(0);
-  const at::Tensor of_set = OfGroups(mass, step, pipeline);
-  const auto sum_of = [&](const at::Tensor& keys) { return at::where(keys, of_set, 0.).sum(-1); };
-  const at::Tensor kept_before = OfGroups(at::where(open, 0., mass).sum(-1), step, pipeline);
-  at::Tensor wanted = sum_of(open).mul(top_p);
-  if (total) wanted = wanted.add(kept_before.mul(top_p - 1));
-  const at::Tensor least = at::where(selected, of_set, kInfinity).amin(-1);
-  const at::Tensor heavier = selected.logical_and(of_set.gt(least.mul(1 + rounding).unsqueeze(-1)));
-  const at::Tensor left = at::where(open.logical_and(selected.logical_not()), of_set, -1.).amax(-1);
-  const at::Tensor too_few = sum_of(selected).lt(wanted.sub(rounding));
-  const at::Tensor too_many =
-      selected.any(-1).logical_and(sum_of(heavier).gt(wanted.add(rounding)));
-  const at::Tensor lighter =
-      selected.any(-1).logical_and(left.gt(least.mul(1 + rounding).add(1e-30)));
-  return too_few.logical_or(too_many).logical_or(lighter);
 }
 
 TEST(IndexedMethods, OracleTopPKeepsTheSameShareOfTheMassButForRounding) {
@@ -128,8 +90,8 @@ TEST(IndexedMethods, OracleTopPKeepsTheSameShareOfTheMassButForRounding) {
       }
       EXPECT_FALSE(held.logical_and(selected.logical_not()).any().item<bool>());
       const at::Tensor differs = selected.ne(wanted).any(-1);
-      const at::Tensor wrong =
-          NotTopP(selected.logical_and(held.logical_not()), held, step, problem.pipeline, 2e-5);
+      const at::Tensor wrong = NotTopP(selected.logical_and(held.logical_not()), held, step,
+                                       problem.pipeline, problem.pipeline["maskers"].back(), 2e-5);
       rows += differs.numel();
       differing += differs.sum().item<int64_t>();
       EXPECT_FALSE(differs.logical_and(wrong).any().item<bool>())
@@ -206,44 +168,17 @@ TEST(IndexedMethods, OracleTopPCutsByItsRuleWhereAPartialSumEqualsTheShare) {
 
 TEST(IndexedMethods, PqCacheSelectsTheSameKeysButForRounding) {
   for (uint64_t seed = 0; seed < 60; ++seed) {
-    int64_t subvectors = 0, bits = 0, offset = 0;
-    bool inner = false;
-    MethodCase problem = MakeCase(seed, TypeOf(seed), [&](RandomTensors& random) {
-      subvectors = random.Integer(1, 4);
-      bits = random.OneOf<int64_t>({2, 4, 6, 9});
-      offset = random.OneOf<int64_t>({0, 0, 7});
-      inner = random.Chance(0.3);
+    MethodCase problem = MakeCase(seed, TypeOf(seed), [](RandomTensors& random) {
       return Json{{"type", "pq_cache"},
                   {"heavy_size", Heavy(random)},
-                  {"pq_group_factor", subvectors},
-                  {"pq_bits", bits},
+                  {"pq_group_factor", random.Integer(1, 4)},
+                  {"pq_bits", random.OneOf<int64_t>({2, 4, 6, 9})},
                   {"kmeans_iter", 3},
-                  {"init_offset", offset},
-                  {"metric", inner ? "ip" : "euclidean"}};
+                  {"init_offset", random.OneOf<int64_t>({0, 0, 7})},
+                  {"metric", random.Chance(0.3) ? "ip" : "euclidean"}};
     });
     problem.pipeline["selection"] = "query_head";
-    ExpectEnginesAgree(problem, [&](const AttentionInputs& step) -> at::Tensor {
-      PqOptions options;
-      options.subvectors = subvectors;
-      options.bits = bits;
-      options.iterations = 3;
-      options.inner_product = inner;
-      options.layer = step.layer;
-      const int64_t first = problem.steps.front().keys();
-      // Trained on the first step that has enough keys.
-      int64_t trained = first;
-      for (const AttentionInputs& s : problem.steps) {
-        trained = s.keys();
-        if (s.keys() > offset + (int64_t{1} << bits)) break;
-      }
-      at::Tensor scores =
-          at::zeros({step.batch(), step.query_heads(), step.queries(), step.keys()}, at::kFloat);
-      if (step.keys() <= offset + (int64_t{1} << bits)) return scores;
-      PqCodebook codebook(step.k.narrow(2, offset, trained - offset), options);
-      codebook.Extend(step.k.narrow(2, offset, step.keys() - offset), trained - offset);
-      scores.narrow(3, offset, step.keys() - offset).copy_(codebook.Scores(step.q));
-      return scores;
-    });
+    ExpectEnginesAgree(problem, Agreement::kButForRounding);
     if (HasFailure()) return;
   }
 }
@@ -266,25 +201,15 @@ TEST(IndexedMethods, DoubleSparsitySelectsTheSameKeysButForRounding) {
     ChannelFile file;
     SA_ASSERT_OK(file.Set(base.inputs.layer, ChannelSelection::kQueryKey, lists));
     SA_ASSERT_OK(WriteChannelFile(path, file));
-    int64_t factor = 0, bits = 0;
     MethodCase problem = MakeCase(seed, TypeOf(seed), [&](RandomTensors& draws) {
-      factor = draws.OneOf<int64_t>({4, 8, 16, 32});
-      bits = draws.OneOf<int64_t>({2, 4, 8, 12, 16});
       return Json{{"type", "double_sparsity_top_k"},
                   {"heavy_size", Heavy(draws)},
                   {"sorted_channel_file", path},
-                  {"group_factor", factor},
-                  {"label_bits", bits}};
+                  {"group_factor", draws.OneOf<int64_t>({4, 8, 16, 32})},
+                  {"label_bits", draws.OneOf<int64_t>({2, 4, 8, 12, 16})}};
     });
     problem.pipeline["selection"] = "query_head";
-    ExpectEnginesAgree(problem, [&](const AttentionInputs& step) {
-      const int64_t count = dim / factor;
-      at::Tensor channels = at::zeros({heads, count}, at::kLong);
-      for (int64_t head = 0; head < heads; ++head) {
-        std::copy_n(lists[head].begin(), count, channels.data_ptr<int64_t>() + head * count);
-      }
-      return LabelCache(step.k, channels, bits).Scores(step.q);
-    });
+    ExpectEnginesAgree(problem, Agreement::kButForRounding);
     if (HasFailure()) return;
   }
 }
@@ -300,11 +225,6 @@ TEST(IndexedMethods, LightningIndexerSelectsTheSameKeysButForRounding) {
                              .dim = in.dim(),
                              .heads = random.Integer(1, 6),
                              .width = random.OneOf<int64_t>({1, 5, 16, 32, 40})}});
-    SA_ASSERT_OK_AND_ASSIGN(const auto weights, IndexerWeights::Load(path));
-    SA_ASSERT_OK_AND_ASSIGN(const IndexerLayerWeights* weights_of_layer,
-                            weights->Layer(in.layer, in.query_heads(), in.kv_heads(), in.dim()));
-    const IndexerLayer layer = {TensorOf(weights_of_layer->query), TensorOf(weights_of_layer->key),
-                                TensorOf(weights_of_layer->gate)};
     MethodCase problem = MakeCase(seed, TypeOf(seed), [&](RandomTensors& draws) {
       return Json{
           {"type", "lightning_indexer"}, {"heavy_size", Heavy(draws)}, {"weight_file", path}};
@@ -314,48 +234,21 @@ TEST(IndexedMethods, LightningIndexerSelectsTheSameKeysButForRounding) {
         step.q = step.q.transpose(1, 2).contiguous().transpose(1, 2);
       }
     }
-    ExpectEnginesAgree(problem, [&](const AttentionInputs& step) {
-      return IndexerKeys(step.k, layer)
-          .Scores(step.q)
-          .unsqueeze(1)
-          .expand({step.batch(), step.query_heads(), step.queries(), step.keys()});
-    });
+    ExpectEnginesAgree(problem, Agreement::kButForRounding);
     if (HasFailure()) return;
   }
 }
 
 TEST(IndexedMethods, SocketSelectsTheSameKeysButForRounding) {
   for (uint64_t seed = 0; seed < 60; ++seed) {
-    int64_t bits = 0, tables = 0;
-    MethodCase problem = MakeCase(seed, TypeOf(seed), [&](RandomTensors& random) {
-      bits = random.OneOf<int64_t>({1, 4, 8, 9});
-      tables = random.Integer(1, 12);
-      return Json{
-          {"type", "socket_top_k"}, {"heavy_size", Heavy(random)}, {"K", bits}, {"L", tables}};
+    MethodCase problem = MakeCase(seed, TypeOf(seed), [](RandomTensors& random) {
+      return Json{{"type", "socket_top_k"},
+                  {"heavy_size", Heavy(random)},
+                  {"K", random.OneOf<int64_t>({1, 4, 8, 9})},
+                  {"L", random.Integer(1, 12)}};
     });
     problem.pipeline["selection"] = "query_head";
-    ExpectEnginesAgree(problem, [&](const AttentionInputs& step) {
-      const at::Tensor planes = TensorOf(SocketPlanes(tables, bits, step.dim()));
-      const at::Tensor buckets =
-          HashBuckets(step.k, planes, {.order = BitOrder::kHighestFirst, .zero_is_one = true});
-      const at::Tensor a = at::matmul(step.q.to(at::kFloat), planes.flatten(0, 1).t())
-                               .tanh()
-                               .mul(1 / (std::sqrt(static_cast<double>(step.dim())) * 0.3))
-                               .unflatten(-1, {tables, bits});
-      const at::Tensor soft = SoftBuckets(a);  // [batch, heads, queries, tables, 2^bits]
-      at::Tensor scores =
-          at::zeros({step.batch(), step.query_heads(), step.queries(), step.keys()}, at::kDouble);
-      for (int64_t t = 0; t < tables; ++t) {
-        const at::Tensor of_heads = buckets.select(2, t)
-                                        .to(at::kLong)
-                                        .repeat_interleave(step.group_size(), 1)
-                                        .unsqueeze(2)
-                                        .expand(scores.sizes());
-        scores.add_(soft.select(3, t).gather(3, of_heads));
-      }
-      const at::Tensor norms = step.v.to(at::kDouble).square().sum(-1).sqrt();
-      return scores.mul(norms.repeat_interleave(step.group_size(), 1).unsqueeze(2));
-    });
+    ExpectEnginesAgree(problem, Agreement::kButForRounding);
     if (HasFailure()) return;
   }
 }

@@ -8,6 +8,7 @@
 #include "gtest/gtest.h"
 #include "sparse_attention/base/status_matchers.h"
 #include "sparse_attention/efficient_attention/engine_testing.h"
+#include "sparse_attention/efficient_attention/method_scores.h"
 
 namespace sparse_attention {
 namespace {
@@ -32,11 +33,13 @@ std::vector<AttentionInputs> Steps(const AttentionInputs& all, RandomTensors& ra
   }
 }
 
-// Selections may differ where scores [batch, heads, queries, keys] are as good as equal.
+}  // namespace
+
 void ExpectSameButForTies(const at::Tensor& selected, const at::Tensor& expected,
-                          const at::Tensor& scores, double rounding) {
+                          const at::Tensor& scores) {
   const at::Tensor differs = selected.ne(expected);
   if (!differs.any().item<bool>()) return;
+  const double rounding = 1e-5 * scores.abs().max().item<double>() + 1e-12;
   EXPECT_TRUE(selected.sum(-1).equal(expected.sum(-1))) << "budgets differ";
   // The lowest score that both select marks the place of the k-th.
   const at::Tensor extra = selected.logical_and(expected.logical_not());
@@ -46,8 +49,6 @@ void ExpectSameButForTies(const at::Tensor& selected, const at::Tensor& expected
   const at::Tensor gap = at::where(differs.any(-1), best.sub(worst), 0);
   EXPECT_LE(gap.max().item<double>(), rounding) << "a key that is clearly better was left out";
 }
-
-}  // namespace
 
 void ForEachStep(const MethodCase& problem, const Compare& compare) {
   SCOPED_TRACE(problem.text + "\n" + problem.pipeline.dump());
@@ -63,15 +64,18 @@ void ForEachStep(const MethodCase& problem, const Compare& compare) {
   }
 }
 
-void ExpectEnginesAgree(const MethodCase& problem, const ScoresOf& scores) {
+void ExpectEnginesAgree(const MethodCase& problem, Agreement agreement) {
+  std::vector<AttentionInputs> history;
   ForEachStep(problem, [&](const AttentionInputs& step, const at::Tensor& selected,
                            const at::Tensor& wanted) {
-    if (scores == nullptr) {
+    history.push_back(step);
+    if (agreement == Agreement::kEqual) {
       EXPECT_TRUE(selected.equal(wanted))
           << step.keys() << " keys, " << selected.ne(wanted).sum().item<int64_t>() << " differ";
     } else {
-      const at::Tensor s = scores(step);
-      ExpectSameButForTies(selected, wanted, s, 1e-5 * s.abs().max().item<double>() + 1e-12);
+      ExpectSameButForTies(
+          selected, wanted,
+          MethodScores(problem.pipeline, problem.pipeline["maskers"].back(), history));
     }
   });
 }
@@ -103,16 +107,6 @@ Json Heavy(RandomTensors& random) {
 
 at::ScalarType TypeOf(uint64_t seed) {
   return std::vector<at::ScalarType>{at::kFloat, at::kHalf, at::kBFloat16}[seed % 3];
-}
-
-at::Tensor OfGroups(const at::Tensor& x, const AttentionInputs& step, const Json& pipeline) {
-  if (pipeline["selection"] == "query_head") return x;
-  const at::Tensor heads = x.unflatten(1, {step.kv_heads(), step.group_size()});
-  const std::string reduce = pipeline["group_reduce"];
-  const at::Tensor one = reduce == "max"   ? heads.amax(2)
-                         : reduce == "sum" ? heads.sum(2)
-                                           : heads.mean(2);
-  return one.repeat_interleave(step.group_size(), 1);
 }
 
 }  // namespace sparse_attention

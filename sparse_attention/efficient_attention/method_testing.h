@@ -37,13 +37,15 @@ using Compare = std::function<void(const AttentionInputs& step, const at::Tensor
                                    const at::Tensor& wanted)>;
 void ForEachStep(const MethodCase& problem, const Compare& compare);
 
-// The same sets but where scores [batch, query heads, queries, keys] are as good as equal; `scores`
-// null: the sets are equal.
-using ScoresOf = std::function<at::Tensor(const AttentionInputs& step)>;
-void ExpectEnginesAgree(const MethodCase& problem, const ScoresOf& scores);
+// That two selections, bool of the shape of `scores`, differ only where scores are as good as
+// equal.
+void ExpectSameButForTies(const at::Tensor& selected, const at::Tensor& expected,
+                          const at::Tensor& scores);
 
-// One row for the query heads of a group, [batch, heads, ...], if they select together.
-at::Tensor OfGroups(const at::Tensor& x, const AttentionInputs& step, const Json& pipeline);
+// The last masker of the pipeline selects equal sets, or the same but where its scores
+// (MethodScores) are as good as equal.
+enum class Agreement { kEqual, kButForRounding };
+void ExpectEnginesAgree(const MethodCase& problem, Agreement agreement);
 
 }  // namespace sparse_attention
 

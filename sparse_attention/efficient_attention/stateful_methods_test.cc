@@ -1,10 +1,6 @@
 // Methods whose choice rests on earlier steps, or on other keys: what SnapKV's prompt kept, the
 // centre and radius that MagicPIG's keys were hashed with.
-#include <ATen/ops/avg_pool1d.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/matmul.h>
-#include <ATen/ops/where.h>
 
 #include <algorithm>
 #include <cmath>
@@ -21,6 +17,7 @@
 #include "sparse_attention/base/random_tensors.h"
 #include "sparse_attention/base/status_matchers.h"
 #include "sparse_attention/efficient_attention/engine_testing.h"
+#include "sparse_attention/efficient_attention/method_scores.h"
 #include "sparse_attention/efficient_attention/method_testing.h"
 #include "sparse_attention/key_index/layer_file_testing.h"
 #include "sparse_attention/key_index/lsh_tables.h"
@@ -28,39 +25,6 @@
 
 namespace sparse_attention {
 namespace {
-
-// What the prompt's last queries vote for, as the method defines it; keys behind it score highest.
-class PromptVotes {
- public:
-  explicit PromptVotes(const Json& pipeline)
-      : pipeline_(pipeline), method_(pipeline["maskers"].back()) {}
-
-  at::Tensor Scores(const AttentionInputs& step) {
-    const bool continues = votes_.defined() && step.queries() == 1 && votes_.size(3) < step.keys();
-    if (!continues) votes_ = Votes(step);
-    at::Tensor scores = at::empty({votes_.size(0), votes_.size(1), 1, step.keys()}, at::kDouble);
-    scores.fill_(votes_.max());
-    scores.narrow(3, 0, votes_.size(3)).copy_(votes_);
-    return scores.expand({-1, -1, step.queries(), -1});
-  }
-
- private:
-  at::Tensor Votes(const AttentionInputs& step) const {
-    const int64_t window =
-        std::min({method_["window_size"].get<int64_t>(), step.queries(), step.keys()});
-    const int64_t kernel = method_["kernel_size"];
-    const at::Tensor logits = ComputeLogits(step).to(at::kDouble);
-    const at::Tensor sums =
-        logits.narrow(2, step.queries() - window, window).softmax(-1).nan_to_num(0).sum(2);
-    const at::Tensor pooled = at::avg_pool1d(sums, {kernel}, {1}, {kernel / 2}).unsqueeze(2);
-    at::Tensor votes = OfGroups(pooled, step, pipeline_).clone();
-    votes.narrow(3, step.keys() - window, window).fill_(votes.max());
-    return votes;
-  }
-
-  const Json pipeline_, method_;
-  at::Tensor votes_;
-};
 
 MethodCase SnapKvCase(uint64_t seed) {
   return MakeCase(seed, TypeOf(seed), [](RandomTensors& random) {
@@ -71,49 +35,11 @@ MethodCase SnapKvCase(uint64_t seed) {
   });
 }
 
-void ExpectSnapKvAgrees(const MethodCase& problem) {
-  PromptVotes votes(problem.pipeline);
-  ExpectEnginesAgree(problem, [&](const AttentionInputs& step) { return votes.Scores(step); });
-}
-
 TEST(StatefulMethods, SnapKvSelectsTheSameKeysButForRounding) {
   for (uint64_t seed = 0; seed < 120; ++seed) {
-    ExpectSnapKvAgrees(SnapKvCase(seed));
+    ExpectEnginesAgree(SnapKvCase(seed), Agreement::kButForRounding);
     if (HasFailure()) return;
   }
-}
-
-// Centre and radius of each head as the session's steps leave them.
-class Spheres {
- public:
-  explicit Spheres(bool centred) : centred_(centred) {}
-  const MipsTransform& Follow(const at::Tensor& keys) {
-    const MipsTransform fitted = MipsTransform::Fit(keys, centred_, /*like_hub=*/false);
-    if (!transform_.centre.defined()) return transform_ = fitted;
-    const at::Tensor holds = transform_.Holds(keys);
-    transform_.centre = at::where(holds, transform_.centre, fitted.centre);
-    transform_.radius = at::where(holds, transform_.radius, fitted.radius);
-    return transform_;
-  }
-
- private:
-  const bool centred_;
-  MipsTransform transform_;
-};
-
-// Cosines of the angles between what is hashed for a row and the keys, float64.
-at::Tensor HashedCosines(const AttentionInputs& step, const MipsTransform& sphere, bool by_group) {
-  at::Tensor x = step.q.to(at::kDouble);
-  if (by_group) {
-    x = x.div(x.square().sum(-1, true).sqrt()).unflatten(1, {step.kv_heads(), step.group_size()});
-    x = x.sum(2).repeat_interleave(step.group_size(), 1);
-  }
-  const auto of_heads = [&](const at::Tensor& t) {
-    return t.to(at::kDouble).repeat_interleave(step.group_size(), 1);
-  };
-  const at::Tensor from_centre = of_heads(step.k).sub(of_heads(sphere.centre));
-  return at::matmul(x, from_centre.transpose(2, 3))
-      .div(x.square().sum(-1, true).sqrt().mul(of_heads(sphere.radius)));
 }
 
 // The same sets, and the probabilities of the definition within what the rounding of a cosine makes
@@ -175,9 +101,7 @@ TEST(StatefulMethods, MagicPigSamplesTheSameKeysWithTheirProbabilities) {
       refits += radius.defined() && !radius.equal(sphere.radius);
       radius = sphere.radius;
       const at::Tensor cosines = HashedCosines(step, sphere, by_group);
-      // Of an inner product in float32, of a group over its directions.
-      const double rounding = static_cast<double>(step.dim() + 8) * 0x1p-23 *
-                              (by_group ? static_cast<double>(step.group_size()) : 1);
+      const double rounding = CosineRounding(step, by_group);
       const at::Tensor least = CollisionProbability(cosines.sub(rounding), bits, tables);
       const at::Tensor most = CollisionProbability(cosines.add(rounding), bits, tables);
       const at::Tensor drawn = weights.gt(0).logical_and(weights.lt(1));
@@ -249,10 +173,10 @@ TEST(StatefulMethods, AnOutgrownPlanRemembers) {
     problem.pipeline = {{"selection", selection},
                         {"group_reduce", "mean"},
                         {"maskers", {{{"type", "magic_pig"}, {"lsh_l", 6}, {"lsh_k", 4}}}}};
-    ExpectEnginesAgree(problem, nullptr);
+    ExpectEnginesAgree(problem, Agreement::kEqual);
     problem.pipeline["maskers"] = {
         {{"type", "snap_kv"}, {"heavy_size", 40}, {"window_size", 2}, {"kernel_size", 3}}};
-    ExpectSnapKvAgrees(problem);
+    ExpectEnginesAgree(problem, Agreement::kButForRounding);
   }
 }
 
