@@ -7,9 +7,8 @@
 
 #include "sparse_attention/c_api/boundary.h"
 #include "sparse_attention/efficient_attention/kernels/cpu/attention/attention.h"
-#include "sparse_attention/efficient_attention/kernels/cpu/common/aligned_buffer.h"
-#include "sparse_attention/efficient_attention/kernels/cpu/select/bitmap.h"
-#include "sparse_attention/efficient_attention/kernels/cpu/select/top_k.h"
+#include "sparse_attention/efficient_attention/kernels/cpu/attention/weighted_list.h"
+#include "sparse_attention/efficient_attention/kernels/cpu/select/top_k_list.h"
 
 namespace sparse_attention::c_api {
 namespace {
@@ -170,30 +169,10 @@ absl::Status AttendList(const sah_attention* given, const sah_key_list* given_li
   SA_ASSIGN_OR_RETURN(const sah_key_list list, ReadStruct(given_list, "list"));
   SA_RETURN_IF_ERROR(CheckList(list, problem));
   SA_ASSIGN_OR_RETURN(const cpu::AttentionKernels kernels, Kernels());
-  cpu::KeyList keys;
-  if (list.inverse_probabilities == nullptr) {
-    keys.keys = list.keys;
-    keys.count = list.count;
-    keys.members = list.members;
-    if (list.count > 0) kernels.attend_list(problem.attention, keys, state);
-    return absl::OkStatus();
-  }
-  // In pieces, so that the logarithms need no memory but the stack.
-  constexpr int64_t kPiece = 512;
-  float bias[cpu::kMaxRows * kPiece];
-  for (int64_t begin = 0; begin < list.count; begin += kPiece) {
-    keys.count = std::min(kPiece, list.count - begin);
-    keys.keys = list.keys + begin;
-    keys.members = list.members == nullptr ? nullptr : list.members + begin;
-    for (int32_t r = 0; r < rows; ++r) {
-      const float* const weights =
-          list.inverse_probabilities + r * list.inverse_probability_stride + begin;
-      for (int64_t i = 0; i < keys.count; ++i) bias[r * kPiece + i] = std::log(weights[i]);
-    }
-    keys.bias = bias;
-    keys.bias_stride = kPiece;
-    kernels.attend_list(problem.attention, keys, state);
-  }
+  cpu::AttendWeightedList(kernels, problem.attention,
+                          {list.keys, list.count, list.members, list.inverse_probabilities,
+                           list.inverse_probability_stride},
+                          state);
   return absl::OkStatus();
 }
 
@@ -211,13 +190,9 @@ absl::Status TopK(const float* scores, int64_t n, int64_t k, const uint64_t* exc
   SA_RETURN_IF_ERROR(CheckPointer(scores, "scores"));
   SA_RETURN_IF_ERROR(CheckPointer(selected, "selected"));
   SA_ASSIGN_OR_RETURN(const cpu::Isa isa, DefaultIsa());
-  const int64_t words = cpu::BitmapWords(n);
-  cpu::AlignedBuffer scratch(static_cast<size_t>(cpu::TopKStream::ScratchBytes(n)));
-  const auto bits = std::make_unique<uint64_t[]>(static_cast<size_t>(words));
-  if (scratch.data() == nullptr) return absl::ResourceExhaustedError("no memory for sah_top_k");
-  cpu::TopKStream stream(cpu::TopKKernelsFor(isa), n, scratch.data());
-  stream.Select(scores, n, k, excluded, bits.get());
-  *count = cpu::BitmapKernelsFor(isa).to_list(bits.get(), words, 0, selected, k);
+  cpu::TopKList top_k(isa, n);
+  if (!top_k.ok()) return absl::ResourceExhaustedError("no memory for sah_top_k");
+  *count = top_k.Select(scores, n, k, excluded, selected);
   return absl::OkStatus();
 }
 
