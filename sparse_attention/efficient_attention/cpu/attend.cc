@@ -195,8 +195,7 @@ void Cut(int64_t rows, AttendedKeys& keys) {
     if (span.empty()) continue;
     all = all.empty() ? span : KeySpan{all.begin, span.end};
   }
-  int64_t& part_keys = keys.parts.part_keys;
-  while (part_keys < all.end && rows * part_keys < kPartRows * all.size()) part_keys *= 2;
+  keys.parts.part_keys = PartKeys(rows, all.size(), all.end);
 }
 
 }  // namespace

@@ -11,14 +11,9 @@
 #include <cstdint>
 
 #include "sparse_attention/efficient_attention/cpu/cpu_masker.h"
+#include "sparse_attention/efficient_attention/cpu/part_keys.h"
 
 namespace sparse_attention::cpu {
-
-// Positions of a part, a multiple of a bitmap word's keys; and how many rows are to be read in it:
-// where fewer are, parts are two, four, ... times as long. To begin anew costs about as much as
-// reading 20 rows.
-constexpr int64_t kPartKeys = 16384;
-constexpr int64_t kPartRows = 2048;
 
 // A span of keys, cut.
 struct Parts {
