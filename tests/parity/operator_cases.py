@@ -110,6 +110,39 @@ def _attend_cases() -> Dict[str, Cases]:
     return {"attend": Cases(arguments, NARROW)}
 
 
+def _efficient_cases() -> Dict[str, Cases]:
+    def decode(dtype: torch.dtype) -> List[Tuple[Any, ...]]:
+        q, k, v = (normal(2, heads, n, d, dtype=dtype, seed=d) for heads, n, d in ((4, 1, 8), (2, 16, 8), (2, 16, 6)))
+        by_head = torch.tensor([1, 4, 15]).expand(2, 4, 3)
+        by_group = torch.arange(10, dtype=torch.int32).view(1, 1, 10).repeat(2, 2, 1)
+        flat, offsets = integers(3, 7, 0, 1, 2, 15, 99), integers(0, 2, 2, 3, 6)
+        return [
+            (q, k, v),
+            (q, k, v, None, None, None, None, integers(16, 0), 0.3, 20.0, normal(4, dtype=dtype)),
+            (q, k, v, by_head, None, 1 / weights(2, 4, 3, dtype=dtype).add(0.1)),
+            (q, k, v, by_group, None, None, None, integers(10, 16).int()),
+            (q, k, v, by_group, None, None, integers(10, 11, 11, 16).view(1, 2, 2).expand(2, 2, 2)),
+            (q, k[:, :1].expand_as(k), v[..., 1:5], None, None, None, integers(0, 3, 9, 9).int().view(2, 1, 2)),
+            (q, k, v, flat, offsets, torch.arange(1, 8, dtype=dtype)),
+            (q[:0], k[:0], v[:0]),
+            (q, k[:, :, :0], v[:, :, :0], by_head[..., :0]),
+        ]
+
+    def states(dtype: torch.dtype) -> List[Tuple[Any, ...]]:
+        return [
+            (normal(1, 4, 2, 6, dtype=dtype), normal(1, 4, 2), normal(1, 4, 2, 6, dtype=dtype, seed=2), normal(1, 4, 2))
+        ]
+
+    return {
+        "efficient_decode": Cases(decode, NARROW),
+        "exact_top_k": Cases(
+            lambda dtype: [(normal(2, 3, 9, dtype=dtype), k) for k in (0, 4, 9)] + [(normal(0, 5, dtype=dtype), 2)],
+            NARROW,
+        ),
+        "merge_attention_states": Cases(states, NARROW),
+    }
+
+
 def _attention_cases() -> Dict[str, Cases]:
     shape = (1, 4, 3, 9)
 
@@ -266,6 +299,7 @@ def _hub_method_cases() -> Dict[str, Cases]:
 CASES: Dict[str, Cases] = {
     **_attend_cases(),
     **_attention_cases(),
+    **_efficient_cases(),
     **_hub_method_cases(),
     **_index_cases(),
     **_mask_cases(),
