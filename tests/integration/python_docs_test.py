@@ -41,7 +41,7 @@ def names() -> dict[str, Any]:
 
 def test_there_are_blocks() -> None:
     assert [(path, number) for path, number, _ in BLOCKS] == [
-        ("README.md", 0), ("docs/python.md", 0), ("docs/python.md", 1), ("docs/python.md", 2)
+        ("README.md", 0), ("docs/python.md", 0), ("docs/python.md", 1), ("docs/python.md", 2), ("docs/python.md", 3)
     ]  # fmt: skip
 
 
@@ -61,3 +61,5 @@ def test_a_block_runs(
         mask = attention.build_mask(q, k, k, None, 1.0, 0.0, sparse_meta_data={}, layer_idx=0)
         assert mask.get_dense_mask()[0, 0, 0].nonzero().flatten().tolist() == [0, 1, 2, 3, *range(8, 64, 8)]
         sah.MaskerRegistry._registry.pop(names["EveryNthConfig"])
+    if (path, number) == ("docs/python.md", 3):
+        assert names["out"].shape == (2, 8, 1, 64) and names["lse"].isfinite().all()

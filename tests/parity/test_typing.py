@@ -11,20 +11,27 @@ PACKAGE = pathlib.Path("python/sparse_attention_hub")
 USER = """
 import torch
 import sparse_attention_hub as sah
+from sparse_attention_hub import ops
 
 config = sah.ResearchAttentionConfig([sah.SinkMaskerConfig(4), sah.OracleTopKConfig(heavy_size=0.05)], selection="kv_group")
 attention: sah.ResearchAttention = sah.ResearchAttention.create_from_config(config)
 mask: sah.Mask = sah.Mask.create_empty_mask((1, 1, 1, 8), torch.float32, torch.device("cpu"))
 density: float = mask.get_density()
 request = sah.Request(context="c", questions=["q"])
+q, k = torch.zeros(1, 4, 1, 8), torch.zeros(1, 2, 9, 8)
+indices: torch.Tensor = ops.exact_top_k(torch.zeros(1, 2, 9), 3)
+state: tuple[torch.Tensor, torch.Tensor] = ops.efficient_decode(q, k, k, indices, scale=0.5)
+out, lse = ops.merge_attention_states(*state, *state)
 """
 MISTAKES = """
 import sparse_attention_hub as sah
+from sparse_attention_hub import ops
 
 sah.SinkMaskerConfig(sink_sice=4)
 sah.OracleTopKConfig("many")
 density: str = sah.MicroMetricLogger().get_sampling_factor()
 sah.no_such_name
+ops.exact_top_k("scores", 2)
 """
 
 
@@ -46,4 +53,4 @@ def test_the_package_and_its_use(tmp_path: pathlib.Path) -> None:
     assert int(done.stdout.split("in ")[1].split()[0]) > 60  # files
     done = mypy(tmp_path / "cache", mistakes)
     wrong = sorted(int(line.split(":")[1]) for line in done.stdout.splitlines() if ": error:" in line)
-    assert wrong == [4, 5, 6, 7], done.stdout
+    assert wrong == [5, 6, 7, 8, 9], done.stdout
