@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <map>
+#include <memory>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -21,6 +23,7 @@
 #include "sparse_attention/efficient_attention/cpu/snap_kv_selector.h"
 #include "sparse_attention/efficient_attention/cpu/socket_index.h"
 #include "sparse_attention/efficient_attention/cpu/top_p_selector.h"
+#include "sparse_attention/key_index/narrow_weights.h"
 #include "sparse_attention/key_index/socket_planes.h"
 #include "sparse_attention/research_attention/maskers/fixed/causal_config.h"
 #include "sparse_attention/research_attention/maskers/fixed/double_sparsity_top_k_config.h"
@@ -88,34 +91,59 @@ Twin OracleTopPTwin(const Json& json) {
   return std::make_shared<cpu::TopPSelector>(options);
 }
 
-std::vector<cpu::MlpLinear> LinearsOf(const MlpWeights& mlp) {
-  std::vector<cpu::MlpLinear> linears;
-  for (const LinearWeights& linear : mlp.linears) {
-    linears.push_back({linear.weight.values.data(), linear.bias.values.data(),
-                       linear.weight.size(1), linear.weight.size(2)});
-  }
-  return linears;
-}
+// The MLPs of a file's layers, made narrow when a layer is first planned and shared by all plans.
+class NarrowMlps {
+ public:
+  explicit NarrowMlps(std::shared_ptr<const HashAttentionWeights> weights)
+      : weights_(std::move(weights)) {}
 
-absl::StatusOr<cpu::SignatureMlps> MlpsOf(
-    const std::shared_ptr<const HashAttentionWeights>& weights, const cpu::LayerShape& shape) {
-  SA_ASSIGN_OR_RETURN(const HashAttentionLayer* layer,
-                      weights->Layer(shape.layer, shape.query_heads, shape.kv_heads, shape.dim));
-  cpu::SignatureMlps mlps;
-  mlps.query = LinearsOf(layer->query);
-  mlps.key = LinearsOf(layer->key);
-  mlps.key_heads = layer->key.heads();
-  mlps.activation = weights->activation();
-  mlps.owner = weights;
-  return mlps;
-}
+  absl::StatusOr<cpu::SignatureMlps> Of(const cpu::LayerShape& shape) {
+    SA_ASSIGN_OR_RETURN(const HashAttentionLayer* found,
+                        weights_->Layer(shape.layer, shape.query_heads, shape.kv_heads, shape.dim));
+    const std::lock_guard lock(mutex_);
+    std::shared_ptr<Layer>& layer = layers_[shape.layer];
+    if (layer == nullptr) layer = std::make_shared<Layer>(weights_, *found);
+    cpu::SignatureMlps mlps;
+    mlps.query = layer->query;
+    mlps.key = layer->key;
+    mlps.key_heads = found->key.heads();
+    mlps.activation = weights_->activation();
+    mlps.owner = layer;
+    return mlps;
+  }
+
+ private:
+  struct Layer {
+    Layer(std::shared_ptr<const HashAttentionWeights> of, const HashAttentionLayer& layer)
+        : owner(std::move(of)), query(LinearsOf(layer.query)), key(LinearsOf(layer.key)) {}
+
+    std::vector<cpu::MlpLinear> LinearsOf(const MlpWeights& mlp) {
+      std::vector<cpu::MlpLinear> linears;
+      for (const LinearWeights& linear : mlp.linears) {
+        narrow.push_back(std::make_unique<cpu::NarrowWeights>(linear.weight.values));
+        linears.push_back({narrow.back()->data(), linear.bias.values.data(), linear.weight.size(1),
+                           linear.weight.size(2), narrow.back()->element()});
+      }
+      return linears;
+    }
+
+    const std::shared_ptr<const HashAttentionWeights> owner;
+    std::vector<std::unique_ptr<const cpu::NarrowWeights>> narrow;
+    const std::vector<cpu::MlpLinear> query, key;
+  };
+
+  const std::shared_ptr<const HashAttentionWeights> weights_;
+  std::mutex mutex_;
+  std::map<int64_t, std::shared_ptr<Layer>> layers_;
+};
 
 Twin HashAttentionTwin(const Json& json) {
   SA_ASSIGN_OR_RETURN(const auto config, ConfigFromJson<HashAttentionTopKConfig>(json));
   SA_ASSIGN_OR_RETURN(const auto weights, LoadWeights(config));
+  const auto mlps = std::make_shared<NarrowMlps>(weights);
   return std::make_shared<cpu::HashAttentionSelector>(
       cpu::TopKRule{.heavy_size = config.heavy_size},
-      [weights](const cpu::LayerShape& shape) { return MlpsOf(weights, shape); });
+      [mlps](const cpu::LayerShape& shape) { return mlps->Of(shape); });
 }
 
 Twin DoubleSparsityTwin(const Json& json) {

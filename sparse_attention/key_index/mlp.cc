@@ -31,10 +31,12 @@ void Forward(const Mlp& mlp, int64_t head, const KeyRows& keys, Isa isa, float* 
       if (i > 0) {
         kernels.activate(mlp.activation, x, count * linear.in);
       }
-      kernels.multiply(
-          x, count, linear.in,
-          PlainWeights(linear.weight + head * linear.in * linear.out, linear.in, linear.out),
-          linear.bias + head * linear.out, y, linear.out);
+      Weights weights = PlainWeights(linear.WeightOf(head), linear.in, linear.out, linear.element);
+      // Heads are mostly asked for one after the other.
+      weights.next = i + 1 < mlp.linears.size() ? mlp.linears[i + 1].WeightOf(head)
+                                                : mlp.linears[0].WeightOf(head + 1);
+      kernels.multiply(x, count, linear.in, weights, linear.bias + head * linear.out, y,
+                       linear.out);
       x = y;
     }
     take(begin, count, x);

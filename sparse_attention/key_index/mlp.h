@@ -14,9 +14,14 @@ namespace sparse_attention::cpu {
 
 // One linear map of all heads: x . weight + bias.
 struct MlpLinear {
-  const float* weight = nullptr;  // [heads][in][out]
-  const float* bias = nullptr;    // [heads][out]
+  const void* weight = nullptr;  // [heads][in][out]
+  const float* bias = nullptr;   // [heads][out]
   int64_t in = 0, out = 0;
+  Element element = Element::kFloat32;  // of `weight`
+
+  const char* WeightOf(int64_t head) const {
+    return static_cast<const char*>(weight) + head * in * out * ElementBytes(element);
+  }
 };
 
 // The activation stands between two linear maps, none behind the last.

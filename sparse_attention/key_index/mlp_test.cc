@@ -29,6 +29,7 @@ TEST_P(MlpTest, OutputsAndSignatures) {
     for (int64_t i = 0; i <= depth; ++i) widths.push_back(1 + below(90));
     std::vector<std::vector<float>> values;
     std::vector<MlpLinear> linears;
+    std::vector<std::vector<char>> stored;  // weights
     for (int64_t i = 0; i < depth; ++i) {
       values.emplace_back(heads * widths[i] * widths[i + 1]);
       values.emplace_back(heads * widths[i + 1]);
@@ -37,7 +38,15 @@ TEST_P(MlpTest, OutputsAndSignatures) {
       for (float& value : tensor) value = normal(engine);
     }
     for (int64_t i = 0; i < depth; ++i) {
-      linears.push_back({values[2 * i].data(), values[2 * i + 1].data(), widths[i], widths[i + 1]});
+      const auto element = static_cast<Element>(below(3));
+      std::vector<float>& weights = values[2 * i];
+      std::vector<char>& bytes = stored.emplace_back(weights.size() * ElementBytes(element));
+      for (size_t j = 0; j < weights.size(); ++j) {
+        SetElement(bytes.data(), element, static_cast<int64_t>(j), weights[j]);
+        weights[j] = ElementAt(bytes.data(), element, static_cast<int64_t>(j));
+      }
+      linears.push_back(
+          {bytes.data(), values[2 * i + 1].data(), widths[i], widths[i + 1], element});
     }
     const Mlp mlp = {linears, static_cast<RowActivation>(seed % 4)};
     KeyRows keys;
@@ -72,7 +81,7 @@ TEST_P(MlpTest, OutputsAndSignatures) {
           next[o] = linear.bias[head * linear.out + o];
           next_magnitude[o] = std::abs(next[o]);
           for (int64_t i = 0; i < linear.in; ++i) {
-            const double weight = linear.weight[(head * linear.in + i) * linear.out + o];
+            const double weight = values[2 * l][(head * linear.in + i) * linear.out + o];
             next[o] += y[i] * weight;
             next_magnitude[o] += magnitude[i] * std::abs(weight);
           }

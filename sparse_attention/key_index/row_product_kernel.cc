@@ -16,6 +16,8 @@ constexpr int64_t kRows = 4, kVectors = 2;
 #endif
 constexpr int64_t kVectorsOfOneRow = 8;
 constexpr int64_t kRowBlock = 32;  // rows for which a tile's weights stay in the first-level cache
+constexpr int64_t kFewRows = 4;
+constexpr int64_t kBytesAhead = 4096;
 
 typedef double F64 __attribute__((vector_size(4 * kLanes)));
 typedef int64_t I64 __attribute__((vector_size(4 * kLanes)));
@@ -23,33 +25,71 @@ typedef uint64_t U64 __attribute__((vector_size(4 * kLanes)));
 typedef float F32Half __attribute__((vector_size(2 * kLanes)));
 constexpr int64_t kHalf = kLanes / 2;
 
-// The first `count` floats, 0 behind them; nothing beyond them is read.
-SA_INLINE F32 LoadPart(const float* p, int64_t count) {
+// The first `count` weights, 0 behind them; nothing beyond them is read.
+template <typename T>
+SA_INLINE F32 LoadPart(const T* p, int64_t count) {
 #if defined(SA_AVX512)
-  return reinterpret_cast<F32>(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), p));
-#else
-  return LoadFirst(p, static_cast<int>(count));
+  if constexpr (sizeof(T) == sizeof(float)) {
+    return reinterpret_cast<F32>(
+        _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), p));
+  }
 #endif
+  return LoadFirst(p, static_cast<int>(count));
 }
 
-SA_INLINE const float* WeightOf(const Weights& w, int64_t column) {
-  return w.data + column / kTileColumns * w.tile_stride + column % kTileColumns;
+template <typename T>
+SA_INLINE const T* WeightOf(const Weights& w, int64_t column) {
+  return static_cast<const T*>(w.data) + column / kTileColumns * w.tile_stride +
+         column % kTileColumns;
 }
+
+// Weights of vectors of outputs, row after row, and those that are read some time later: rows of
+// the same vectors, then of the `vectors` behind them, or behind the last ones what is read next.
+template <typename T, int64_t Vectors>
+struct Ahead {
+  static constexpr int64_t kBytes = Vectors * kLanes * static_cast<int64_t>(sizeof(T));
+  static constexpr int64_t kRowsAhead = kBytesAhead / kBytes;
+
+  Ahead(const Weights& w, int64_t column) : same_rows(w.in - kRowsAhead) {
+    const bool more = column + Vectors * kLanes < w.out;
+    next = more ? reinterpret_cast<const char*>(WeightOf<T>(w, column + Vectors * kLanes))
+                : static_cast<const char*>(w.next);
+    next_step = more ? w.row_stride * static_cast<int64_t>(sizeof(T)) : kBytes;
+  }
+  SA_INLINE void Ask(const T* const* weights, int64_t i, int64_t row_stride) const {
+    constexpr int64_t kOfLine = 64 / static_cast<int64_t>(sizeof(T)) / kLanes;  // vectors
+    if (i < same_rows) {
+      SA_UNROLL
+      for (int64_t v = 0; v < Vectors; v += kOfLine) {
+        PrefetchL2(weights[v] + (i + kRowsAhead) * row_stride);
+      }
+    } else if (next != nullptr) {
+      const char* const row = next + (i - same_rows) * next_step;
+      for (int64_t byte = 0; byte < kBytes; byte += 64) PrefetchL2(row + byte);
+    }
+  }
+
+  const int64_t same_rows;
+  const char* next;
+  int64_t next_step;
+};
 
 // Outputs [column, column + Vectors * kLanes), of which the last vector has `last` in kPartial.
-template <int64_t Rows, int64_t Vectors, bool kPartial>
+template <typename T, int64_t Rows, int64_t Vectors, bool kPartial>
 SA_INLINE void Tile(const float* x, int64_t x_stride, const Weights& w, int64_t column,
                     int64_t last, const float* bias, float* out, int64_t out_stride) {
-  const float* weights[Vectors];
+  const T* weights[Vectors];
   SA_UNROLL
-  for (int64_t v = 0; v < Vectors; ++v) weights[v] = WeightOf(w, column + v * kLanes);
+  for (int64_t v = 0; v < Vectors; ++v) weights[v] = WeightOf<T>(w, column + v * kLanes);
+  const Ahead<T, Vectors> ahead(w, column);
   F32 sums[Rows][Vectors] = {};
   for (int64_t i = 0; i < w.in; ++i) {
+    if constexpr (Rows <= kFewRows) ahead.Ask(weights, i, w.row_stride);
     F32 row_weights[Vectors];
     SA_UNROLL
     for (int64_t v = 0; v < Vectors; ++v) {
-      const float* const p = weights[v] + i * w.row_stride;
-      row_weights[v] = kPartial && v == Vectors - 1 ? LoadPart(p, last) : Load(p);
+      const T* const p = weights[v] + i * w.row_stride;
+      row_weights[v] = kPartial && v == Vectors - 1 ? LoadPart(p, last) : LoadFloats(p);
     }
     SA_UNROLL
     for (int64_t r = 0; r < Rows; ++r) {
@@ -78,7 +118,7 @@ SA_INLINE void Tile(const float* x, int64_t x_stride, const Weights& w, int64_t 
   }
 }
 
-template <int64_t Vectors, bool kPartial>
+template <typename T, int64_t Vectors, bool kPartial>
 SA_INLINE void Column(const float* x, int64_t rows, int64_t x_stride, const Weights& w,
                       int64_t column, int64_t last, const float* bias, float* out,
                       int64_t out_stride) {
@@ -86,51 +126,64 @@ SA_INLINE void Column(const float* x, int64_t rows, int64_t x_stride, const Weig
   // Rows a multiple of 2 KB apart share the sets of the first-level cache: few at a time.
   const bool share_sets = x_stride % 512 == 0;
   for (; r + kRows <= rows && !(kRows > 4 && share_sets); r += kRows) {
-    Tile<kRows, Vectors, kPartial>(x + r * x_stride, x_stride, w, column, last, bias,
-                                   out + r * out_stride, out_stride);
+    Tile<T, kRows, Vectors, kPartial>(x + r * x_stride, x_stride, w, column, last, bias,
+                                      out + r * out_stride, out_stride);
   }
   for (; kRows > 4 && r + 4 <= rows; r += 4) {
-    Tile<4, Vectors, kPartial>(x + r * x_stride, x_stride, w, column, last, bias,
-                               out + r * out_stride, out_stride);
+    Tile<T, 4, Vectors, kPartial>(x + r * x_stride, x_stride, w, column, last, bias,
+                                  out + r * out_stride, out_stride);
   }
   if (r + 2 <= rows) {
-    Tile<2, Vectors, kPartial>(x + r * x_stride, x_stride, w, column, last, bias,
-                               out + r * out_stride, out_stride);
+    Tile<T, 2, Vectors, kPartial>(x + r * x_stride, x_stride, w, column, last, bias,
+                                  out + r * out_stride, out_stride);
     r += 2;
   }
   if (r < rows) {
-    Tile<1, Vectors, kPartial>(x + r * x_stride, x_stride, w, column, last, bias,
-                               out + r * out_stride, out_stride);
+    Tile<T, 1, Vectors, kPartial>(x + r * x_stride, x_stride, w, column, last, bias,
+                                  out + r * out_stride, out_stride);
   }
 }
 
+template <typename T>
 void MultiplyBlock(const float* x, int64_t rows, int64_t x_stride, const Weights& w,
                    const float* bias, float* out, int64_t out_stride) {
   int64_t column = 0;
   if (rows == 1) {
     for (; column + kVectorsOfOneRow * kLanes <= w.out; column += kVectorsOfOneRow * kLanes) {
-      Tile<1, kVectorsOfOneRow, false>(x, x_stride, w, column, 0, bias, out, out_stride);
+      Tile<T, 1, kVectorsOfOneRow, false>(x, x_stride, w, column, 0, bias, out, out_stride);
     }
   }
   for (; column + kVectors * kLanes <= w.out; column += kVectors * kLanes) {
-    Column<kVectors, false>(x, rows, x_stride, w, column, 0, bias, out, out_stride);
+    Column<T, kVectors, false>(x, rows, x_stride, w, column, 0, bias, out, out_stride);
   }
   for (; column < w.out; column += kLanes) {
     const int64_t last = w.out - column;
     if (last >= kLanes) {
-      Column<1, false>(x, rows, x_stride, w, column, 0, bias, out, out_stride);
+      Column<T, 1, false>(x, rows, x_stride, w, column, 0, bias, out, out_stride);
     } else {
-      Column<1, true>(x, rows, x_stride, w, column, last, bias, out, out_stride);
+      Column<T, 1, true>(x, rows, x_stride, w, column, last, bias, out, out_stride);
     }
   }
 }
 
-void Multiply(const float* x, int64_t rows, int64_t x_stride, const Weights& weights,
-              const float* bias, float* out, int64_t out_stride) {
+template <typename T>
+SA_INLINE void MultiplyBy(const float* x, int64_t rows, int64_t x_stride, const Weights& weights,
+                          const float* bias, float* out, int64_t out_stride) {
   const Weights w = weights;
   for (int64_t r = 0; r < rows; r += kRowBlock) {
-    MultiplyBlock(x + r * x_stride, rows - r < kRowBlock ? rows - r : kRowBlock, x_stride, w, bias,
-                  out + r * out_stride, out_stride);
+    MultiplyBlock<T>(x + r * x_stride, rows - r < kRowBlock ? rows - r : kRowBlock, x_stride, w,
+                     bias, out + r * out_stride, out_stride);
+  }
+}
+void Multiply(const float* x, int64_t rows, int64_t x_stride, const Weights& weights,
+              const float* bias, float* out, int64_t out_stride) {
+  switch (weights.element) {
+    case Element::kFloat32:
+      return MultiplyBy<float>(x, rows, x_stride, weights, bias, out, out_stride);
+    case Element::kFloat16:
+      return MultiplyBy<Float16>(x, rows, x_stride, weights, bias, out, out_stride);
+    case Element::kBFloat16:
+      return MultiplyBy<BFloat16>(x, rows, x_stride, weights, bias, out, out_stride);
   }
 }
 

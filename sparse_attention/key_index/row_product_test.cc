@@ -37,8 +37,8 @@ class Random {
   std::normal_distribution<float> normal_;
 };
 
-// The same bits as plain loops, for weights as they are and in tiles, with buffers that end where
-// they may be read.
+// The same bits as plain loops, for weights of all elements as they are and float32 ones in tiles,
+// with buffers that end where they may be read.
 TEST_P(RowProductTest, AddsOneAfterTheOther) {
   for (uint64_t seed = 0; seed < 300; ++seed) {
     SCOPED_TRACE(testing::Message() << "seed " << seed);
@@ -51,7 +51,14 @@ TEST_P(RowProductTest, AddsOneAfterTheOther) {
     const int64_t offset = random.Below(3);
     const std::vector<float> x =
         random.Normals(offset + (rows == 0 ? 0 : (rows - 1) * x_stride + in));
-    const std::vector<float> w = random.Normals(offset + in * out), bias = random.Normals(out);
+    std::vector<float> w = random.Normals(offset + in * out);
+    const std::vector<float> bias = random.Normals(out);
+    const auto element = static_cast<Element>(random.Below(3));
+    std::vector<char> plain(w.size() * ElementBytes(element));
+    for (size_t i = 0; i < w.size(); ++i) {
+      SetElement(plain.data(), element, static_cast<int64_t>(i), w[i]);
+      w[i] = ElementAt(plain.data(), element, static_cast<int64_t>(i));
+    }
     std::vector<float> tiled(TiledFloats(in, out));
     for (int64_t i = 0; i < in; ++i) {
       for (int64_t c = 0; c < out; ++c) {
@@ -64,7 +71,8 @@ TEST_P(RowProductTest, AddsOneAfterTheOther) {
       const float* const added = seed % 2 == 0 ? bias.data() : nullptr;
       kernels().multiply(x.data() + offset, rows, x_stride,
                          with_tiles ? TiledWeights(tiled.data(), in, out)
-                                    : PlainWeights(w.data() + offset, in, out),
+                                    : PlainWeights(plain.data() + offset * ElementBytes(element),
+                                                   in, out, element),
                          added, result.data() + offset, out_stride);
       for (int64_t r = 0; r < rows; ++r) {
         for (int64_t c = 0; c < out_stride; ++c) {

@@ -8,6 +8,7 @@
 #include "sparse_attention/efficient_attention/cpu/lookup_scorer.h"
 #include "sparse_attention/efficient_attention/kernels/cpu/common/aligned_buffer.h"
 #include "sparse_attention/efficient_attention/kernels/cpu/score/bucket_match.h"
+#include "sparse_attention/efficient_attention/kernels/cpu/score/collision_bias.h"
 #include "sparse_attention/key_index/hash_core.h"
 #include "sparse_attention/key_index/mips_core.h"
 
@@ -23,7 +24,8 @@ struct SetAngle {
 
 class CollisionWeights final : public SampleWeights {
  public:
-  CollisionWeights(int64_t bits, int64_t tables) : bits_(bits), tables_(tables) {}
+  CollisionWeights(Isa isa, int64_t bits, int64_t tables)
+      : kernels_(CollisionBiasKernelsFor(isa)), bits_(bits), tables_(tables) {}
 
   void Weigh(const StepItem& item, const uint32_t* keys, int64_t count, uint16_t* members,
              float* bias, int64_t stride, int64_t* dropped, Arena& scratch) const override {
@@ -33,19 +35,16 @@ class CollisionWeights final : public SampleWeights {
     plain.softcap = 0;
     float* const products = scratch.Take<float>(item.rows() * stride);
     item.plan.attention.logits_list(plain, keys, count, products, stride);
-    for (int64_t i = 0; i < count; ++i) {
+    for (int64_t first = 0; first < count; first += kPieceKeys) {
+      const int64_t piece = std::min(kPieceKeys, count - first);
       if (item.plan.by_group) {
-        WeighForGroup(item, products + i, stride, members[i], bias + i, dropped);
+        WeighForGroup(item, products + first, stride, piece, members + first, bias + first,
+                      dropped);
         continue;
       }
       for (int row = 0; row < item.rows(); ++row) {
-        float& of_row = bias[row * stride + i];
-        of_row = 0;
-        if ((members[i] >> row & 1) == 0) continue;
-        const double product = static_cast<double>(products[row * stride + i]);
-        if (BiasOf(angles[row], product, &of_row)) continue;
-        members[i] = static_cast<uint16_t>(members[i] & ~(1u << row));
-        ++dropped[row];
+        const int64_t at = row * stride + first;
+        WeighForRow(row, products + at, piece, members + first, bias + at, dropped);
       }
     }
   }
@@ -54,30 +53,57 @@ class CollisionWeights final : public SampleWeights {
   double factor[kMostGroup];    // of a group's rows, 1 / their length
 
  private:
-  void WeighForGroup(const StepItem& item, const float* products, int64_t stride, uint16_t& members,
-                     float* bias, int64_t* dropped) const {
-    float of_all = 0;
-    if (members != 0) {
-      double product = 0;
-      for (int row = 0; row < item.rows(); ++row) {
-        product += factor[row] * static_cast<double>(products[row * stride]);
+  static constexpr int64_t kPieceKeys = 256;
+
+  void WeighForRow(int row, const float* products, int64_t count, uint16_t* members, float* bias,
+                   int64_t* dropped) const {
+    // Its members behind one another.
+    double of_members[kPieceKeys] = {};
+    float of_bias[kPieceKeys];
+    int64_t place[kPieceKeys], listed = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      bias[i] = 0;
+      of_members[listed] = static_cast<double>(products[i]);
+      place[listed] = i;
+      listed += members[i] >> row & 1;
+    }
+    kernels_.bias(ProblemOf(row), of_members, listed, of_bias);
+    for (int64_t j = 0; j < listed; ++j) {
+      if (std::isfinite(of_bias[j])) {
+        bias[place[j]] = of_bias[j];
+        continue;
       }
-      if (!BiasOf(angles[0], product, &of_all)) {
-        members = 0;
-        for (int row = 0; row < item.rows(); ++row) ++dropped[row];
+      members[place[j]] = static_cast<uint16_t>(members[place[j]] & ~(1u << row));
+      ++dropped[row];
+    }
+  }
+
+  void WeighForGroup(const StepItem& item, const float* products, int64_t stride, int64_t count,
+                     uint16_t* members, float* bias, int64_t* dropped) const {
+    double sums[kPieceKeys] = {};
+    float of_all[kPieceKeys];
+    for (int row = 0; row < item.rows(); ++row) {
+      for (int64_t i = 0; i < count; ++i) {
+        sums[i] += factor[row] * static_cast<double>(products[row * stride + i]);
       }
     }
-    for (int row = 0; row < item.rows(); ++row) bias[row * stride] = of_all;
+    kernels_.bias(ProblemOf(0), sums, count, of_all);
+    for (int64_t i = 0; i < count; ++i) {
+      if (members[i] != 0 && !std::isfinite(of_all[i])) {
+        members[i] = 0;
+        for (int row = 0; row < item.rows(); ++row) ++dropped[row];
+      }
+      for (int row = 0; row < item.rows(); ++row) {
+        bias[row * stride + i] = members[i] == 0 ? 0 : of_all[i];
+      }
+    }
   }
 
-  // False where the probability is 0 or NaN.
-  bool BiasOf(const SetAngle& angle, double product, float* bias) const {
-    const double p = CollisionProbability((product - angle.offset) * angle.inverse, bits_, tables_);
-    if (!(static_cast<float>(p) > 0)) return false;
-    *bias = static_cast<float>(-std::log(p));
-    return true;
+  CollisionProblem ProblemOf(int set) const {
+    return {angles[set].offset, angles[set].inverse, bits_, tables_};
   }
 
+  const CollisionBiasKernels kernels_;
   const int64_t bits_, tables_;
 };
 
@@ -129,7 +155,7 @@ class MagicPigIndex final : public CoveringIndexOf<KeyIndex> {
     const int64_t words = BitmapWords(held.end()), open_words = BitmapWords(held.open_end());
     uint64_t* const bits = item.arena.Take<uint64_t>(held.sets() * words);
     auto* const weights =
-        new (item.arena.Take<CollisionWeights>(1)) CollisionWeights(hash_.bits, hash_.tables);
+        new (item.arena.Take<CollisionWeights>(1)) CollisionWeights(isa_, hash_.bits, hash_.tables);
     ArenaScope scope(item.arena);
     BucketMatchProblem problem;
     problem.rows = held.sets();

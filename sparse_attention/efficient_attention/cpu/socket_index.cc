@@ -3,27 +3,18 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <new>
 #include <utility>
 
 #include "sparse_attention/efficient_attention/cpu/covering_index.h"
 #include "sparse_attention/efficient_attention/cpu/lookup_scorer.h"
 #include "sparse_attention/efficient_attention/cpu/row_reduce_of.h"
 #include "sparse_attention/efficient_attention/kernels/cpu/common/aligned_buffer.h"
+#include "sparse_attention/efficient_attention/kernels/cpu/score/soft_buckets.h"
 #include "sparse_attention/key_index/hash_core.h"
 
 namespace sparse_attention::cpu {
 namespace {
-
-// Of a query and a plane; in an order of its own.
-float DotProduct(const float* x, const float* y, int64_t n) {
-  float sums[8] = {};
-  int64_t i = 0;
-  for (; i + 8 <= n; i += 8) {
-    for (int64_t lane = 0; lane < 8; ++lane) sums[lane] += x[i + lane] * y[i + lane];
-  }
-  for (; i < n; ++i) sums[i % 8] += x[i] * y[i];
-  return ((sums[0] + sums[4]) + (sums[1] + sums[5])) + ((sums[2] + sums[6]) + (sums[3] + sums[7]));
-}
 
 class SocketIndex final : public CoveringIndex {
  public:
@@ -31,22 +22,21 @@ class SocketIndex final : public CoveringIndex {
       : CoveringIndex(plan),
         tables_(options.tables),
         bits_(options.bits),
-        entries_(int64_t{1} << options.bits),
         scale_(
             static_cast<float>(1 / (std::sqrt(static_cast<double>(plan.shape.dim)) * options.tau))),
         capacity_(plan.capacity),
         isa_(plan.isa),
         kernels_(LookupKernelsFor(plan.isa)),
-        widen_(RowProductKernelsFor(plan.isa)),
+        soft_(SoftBucketKernelsFor(plan.isa)),
+        products_(RowProductKernelsFor(plan.isa)),
         code_bytes_(CodeBytes(static_cast<int>(options.bits))),
         packed_(static_cast<size_t>(PackedPlaneFloats(tables_, bits_, plan.shape.dim))),
         codes_(static_cast<size_t>(plan.sequences * plan.shape.kv_heads * tables_ * plan.capacity *
                                    code_bytes_)),
         norms_(static_cast<size_t>(plan.sequences * plan.shape.kv_heads * plan.capacity) *
-               sizeof(float)),
-        planes_(options.planes(plan.shape.dim)) {
-    PackPlanes(planes_.data(), tables_, bits_, plan.shape.dim, /*highest_first=*/true,
-               packed_.data());
+               sizeof(float)) {
+    PackPlanes(options.planes(plan.shape.dim).data(), tables_, bits_, plan.shape.dim,
+               /*highest_first=*/true, packed_.data());
     hash_ = {packed_.data(), tables_, bits_, plan.shape.dim, /*zero_is_one=*/true};
   }
 
@@ -56,53 +46,59 @@ class SocketIndex final : public CoveringIndex {
     return shape_.kv_heads * keys * (tables_ * code_bytes_ + int64_t{sizeof(float)});
   }
   size_t ScratchBytes() const override {
-    return LookupScratchBytes(tables_, bits_) +
-           Arena::Bytes<float>(shape_.group() * tables_ * entries_) +
-           Arena::Bytes<float>(shape_.dim) + Arena::Bytes<float>(entries_);
+    const int64_t rows = shape_.group();
+    return Arena::Bytes<LookupScorer>(1) + Arena::Bytes<float>(rows * shape_.dim) +
+           Arena::Bytes<float>(rows * tables_ * bits_) +
+           Arena::Bytes<float>(rows * tables_ * HalvesFloats(bits())) +
+           (kernels_.TakesFactored(bits()) ? 0 : Arena::Bytes<float>(rows * (tables_ << bits_)));
   }
 
   const ItemScorer* MakeScorer(const StepItem& item) const override {
-    float* const tables = item.arena.Take<float>(item.rows() * tables_ * entries_);
-    {
-      ArenaScope scope(item.arena);
-      float* const q = item.arena.Take<float>(shape_.dim);
-      for (int row = 0; row < item.rows(); ++row) {
-        WidenQuery(item, row, q);
-        for (int64_t t = 0; t < tables_; ++t) {
-          FillTable(t, q, tables + (row * tables_ + t) * entries_);
-        }
-      }
-    }
     LookupProblem problem;
     problem.rows = item.rows();
     problem.tables = static_cast<int32_t>(tables_);
     problem.bits = static_cast<int32_t>(bits_);
-    problem.table = tables;
-    problem.row_stride = tables_ * entries_;
     problem.codes = codes_.data() + CodeOffset(item.sequence, item.kv_head);
     problem.code_stride = capacity_;
     problem.weights = norms_.as<float>() + NormOffset(item.sequence, item.kv_head);
     problem.reduce = ReduceOf(item.plan);
-    return MakeLookupScorer(kernels_, problem, item.arena);
+    FillTables(item, problem);
+    return new (item.arena.Take<LookupScorer>(1)) LookupScorer(kernels_, problem);
   }
 
  private:
-  // The probability of every bucket of a table: bit p, highest first, is 1 with probability 1 / (1
-  // + exp(-2 a_p)), a_p = tanh(q . plane_p) / (sqrt(dim) tau).
-  void FillTable(int64_t t, const float* q, float* table) const {
-    table[0] = 1;
-    for (int64_t p = 0; p < bits_; ++p) {
-      const float* const plane = planes_.data() + (t * bits_ + p) * shape_.dim;
-      const float product = DotProduct(q, plane, shape_.dim);
-      const float a = std::tanh(product) * scale_;
-      const float one = 1 / (1 + std::exp(-2 * a)), zero = 1 / (1 + std::exp(2 * a));
-      // From the back, so that nothing is overwritten before it is read.
-      for (int64_t e = (int64_t{1} << p) - 1; e >= 0; --e) {
-        const float before = table[e];
-        table[2 * e] = before * zero;
-        table[2 * e + 1] = before * one;
-      }
+  int bits() const { return static_cast<int>(bits_); }
+
+  // The probability of every bucket of every table for the rows of the item, in its arena.
+  void FillTables(const StepItem& item, LookupProblem& problem) const {
+    const int64_t rows = item.rows(), columns = tables_ * bits_;
+    float* const halves = item.arena.Take<float>(rows * tables_ * HalvesFloats(bits()));
+    {
+      ArenaScope scope(item.arena);
+      float* const q = item.arena.Take<float>(rows * shape_.dim);
+      for (int row = 0; row < rows; ++row) WidenQuery(item, row, q + row * shape_.dim);
+      float* const sides = item.arena.Take<float>(rows * columns);
+      products_.multiply(q, rows, shape_.dim, TiledWeights(packed_.data(), shape_.dim, columns),
+                         nullptr, sides, columns);
+      soft_.halves(sides, rows * tables_, bits(), scale_, halves);
     }
+    problem.table = halves;
+    problem.factored = kernels_.TakesFactored(bits());
+    problem.row_stride = tables_ * HalvesFloats(bits());
+    if (problem.factored) return;
+    if (problem.reduce == RowReduce::kSum || problem.reduce == RowReduce::kMean) {
+      // The sum over rows at the cost of one row; a mean orders keys alike.
+      float* const sums = item.arena.Take<float>(tables_ << bits_);
+      soft_.expand_sum(halves, problem.rows, tables_, bits(), sums);
+      problem.table = sums;
+      problem.rows = 1;
+      problem.reduce = RowReduce::kNone;
+      return;
+    }
+    float* const tables = item.arena.Take<float>(rows * (tables_ << bits_));
+    soft_.expand(halves, rows * tables_, bits(), tables);
+    problem.table = tables;
+    problem.row_stride = tables_ << bits_;
   }
 
   void ReserveThreads(int threads) override {
@@ -137,7 +133,7 @@ class SocketIndex final : public CoveringIndex {
     for (int64_t key = begin; key < end; ++key) {
       const char* const row = keys.Row(key);
       float* const to = rows + (key - begin) * shape_.dim;
-      widen_.widen(row, shape_.element, shape_.dim, to);
+      products_.widen(row, shape_.element, shape_.dim, to);
     }
     if (bits_ <= 8) {
       return HashRows(hash_, rows, end - begin, isa_, scratch,
@@ -170,18 +166,18 @@ class SocketIndex final : public CoveringIndex {
 
   static constexpr int64_t kRows = 64;  // hashed at a time
 
-  const int64_t tables_, bits_, entries_;
+  const int64_t tables_, bits_;
   const float scale_;
   const int64_t capacity_;
   const Isa isa_;
   const LookupKernels kernels_;
-  const RowProductKernels widen_;
+  const SoftBucketKernels soft_;
+  const RowProductKernels products_;
   const int64_t code_bytes_;
   std::vector<float> packed_;
   HashPlanes hash_;
-  AlignedBuffer codes_;  // [sequences, KV heads, tables, capacity]
-  AlignedBuffer norms_;  // [sequences, KV heads, capacity]
-  const std::vector<float> planes_;
+  AlignedBuffer codes_;                      // [sequences, KV heads, tables, capacity]
+  AlignedBuffer norms_;                      // [sequences, KV heads, capacity]
   std::vector<std::vector<float>> scratch_;  // by thread
   std::vector<std::vector<int32_t>> wide_;
 };

@@ -37,14 +37,16 @@ class TableLookupTest : public IsaTest {
     const int32_t tables = static_cast<int32_t>(random.Between(1, random.OneIn(4) ? 20 : 4));
     const int32_t bits =
         static_cast<int32_t>(random.OneIn(3) ? 6 : random.Between(1, random.OneIn(20) ? 18 : 11));
+    const bool factored = kernels_.TakesFactored(bits) && random.OneIn(2);
     const int64_t entries = int64_t{1} << bits;
+    const int64_t floats = factored ? HalvesFloats(bits) : entries, low = 1 << LowBits(bits);
     const int64_t end = random.Between(0, random.OneIn(10) ? 3000 : 300);
     const int64_t begin = random.Between(0, end), n = end - begin;
     const int64_t code_stride = end + random.Between(0, 3);
-    const int64_t row_stride = tables * entries + random.Between(0, 2);
+    const int64_t row_stride = tables * floats + random.Between(0, 2);
     const RowReduce reduce = random.OneOf(kRowReduces);
     const bool weighed = random.OneIn(2), not_finite = random.OneIn(6);
-    Exact<float> table((rows - 1) * row_stride + tables * entries), weights(end);
+    Exact<float> table((rows - 1) * row_stride + tables * floats), weights(end);
     Codes codes(end == 0 ? 0 : (tables - 1) * code_stride + end, bits);
     for (int64_t i = 0; i < table.size(); ++i) {
       table[i] = random.Normal();
@@ -62,22 +64,29 @@ class TableLookupTest : public IsaTest {
                        bits,        table.data(),
                        row_stride,  codes.data.data(),
                        code_stride, weighed ? weights.data() : nullptr,
-                       reduce};
+                       reduce,      factored};
+    const auto entry = [&](int r, int32_t t, int64_t code) {
+      const int64_t first = r * row_stride + t * floats;
+      if (!factored) return table[first + code];
+      return table[first + code % low] * table[first + low + code / low];
+    };
     const int64_t stride = n + random.Between(0, 5);
     const int lines = reduce == RowReduce::kNone ? rows : 1;
     Guarded<float> out(n == 0 ? 0 : (lines - 1) * stride + n);
     kernels_.score(p, begin, end, out.data(), stride);
     ASSERT_TRUE(out.intact());
 
-    Exact<float> merged(tables * entries);
+    Exact<float> merged(factored ? 0 : tables * entries);
     Guarded<float> of_merged(n);
-    kernels_.merge(p, merged.data());
-    LookupProblem q = p;
-    q.rows = 1;
-    q.table = merged.data();
-    q.reduce = RowReduce::kSum;
-    kernels_.score(q, begin, end, of_merged.data(), 0);
-    ASSERT_TRUE(of_merged.intact());
+    if (!factored) {
+      kernels_.merge(p, merged.data());
+      LookupProblem q = p;
+      q.rows = 1;
+      q.table = merged.data();
+      q.reduce = RowReduce::kSum;
+      kernels_.score(q, begin, end, of_merged.data(), 0);
+      ASSERT_TRUE(of_merged.intact());
+    }
 
     for (int64_t j = begin; j < end; ++j) {
       const float weight = weighed ? weights[j] : 1;
@@ -85,7 +94,7 @@ class TableLookupTest : public IsaTest {
       double exact = 0, magnitude = 0;
       for (int r = 0; r < rows; ++r) {
         for (int32_t t = 0; t < tables; ++t) {
-          const float x = table[r * row_stride + t * entries + codes.Get(t * code_stride + j)];
+          const float x = entry(r, t, codes.Get(t * code_stride + j));
           sums[r] += x;
           exact += static_cast<double>(x) * weight;
           magnitude += std::abs(static_cast<double>(x)) * weight;
@@ -111,7 +120,7 @@ class TableLookupTest : public IsaTest {
         expect_equal(out[j - begin], all);
       }
       if (HasFatalFailure()) return;
-      if (not_finite) continue;
+      if (not_finite || factored) continue;
       const double roundings = (tables + rows + 1) * 0x1p-24;
       ASSERT_LE(std::abs(of_merged[j - begin] - exact), roundings / (1 - roundings) * magnitude);
     }
