@@ -25,7 +25,7 @@ float SampleWeight(const cpu::StepItem& item, int row, int64_t key) {
   uint16_t members = static_cast<uint16_t>(1u << row);
   float bias[cpu::kMostGroup] = {};
   int64_t dropped[cpu::kMostGroup] = {};
-  item.sampled.weights->Weigh(item, &listed, 1, &members, bias, 1, dropped, item.arena);
+  item.sampled.weights->Weigh(item, &listed, 1, nullptr, 0, &members, bias, 1, dropped, item.arena);
   return members == 0 ? 0 : std::exp(-bias[row]);
 }
 

@@ -34,10 +34,9 @@ class PartOfBitmaps {
         listed_(scratch.Take<uint32_t>(kListKeys)),
         members_(scratch.Take<uint16_t>(kListKeys)),
         scored_(item.logits.Cover(keys.open)),
-        logits_(scored_ ? scratch.Take<float>(item.rows() * kListKeys) : nullptr),
-        bias_(keys.sample != nullptr && keys.sample->weights != nullptr
-                  ? scratch.Take<float>(item.rows() * kListKeys)
-                  : nullptr) {}
+        weighed_(keys.sample != nullptr && keys.sample->weights != nullptr),
+        logits_(scored_ || weighed_ ? scratch.Take<float>(item.rows() * kListKeys) : nullptr),
+        bias_(weighed_ ? scratch.Take<float>(item.rows() * kListKeys) : nullptr) {}
 
   void Gather() {
     const BitmapKernels& bitmap = item_.plan.bitmap;
@@ -101,15 +100,21 @@ class PartOfBitmaps {
     const bool members = sets() > 1;
     if (!members && bias_ != nullptr) std::fill_n(members_, count, uint16_t{0xFFFF});
     Attend({.keys = listed_, .count = count}, members || bias_ != nullptr ? members_ : nullptr,
-           logits_, kListKeys);
+           scored_ ? logits_ : nullptr, kListKeys);
   }
 
   // `members` and `logits` of the list, or null.
   void Attend(KeyList list, uint16_t* members, const float* logits, int64_t stride) {
-    if (bias_ != nullptr) {
+    const AttentionKernels& attention = item_.plan.attention;
+    if (weighed_) {
+      if (logits == nullptr) {  // keys are read once for both
+        attention.logits_list(item_.problem, list.keys, list.count, logits_, kListKeys);
+        logits = logits_;
+        stride = kListKeys;
+      }
       int64_t dropped[kMostGroup] = {};
-      keys_.sample->weights->Weigh(item_, list.keys, list.count, members, bias_, kListKeys, dropped,
-                                   scratch_);
+      keys_.sample->weights->Weigh(item_, list.keys, list.count, logits, stride, members, bias_,
+                                   kListKeys, dropped, scratch_);
       list.bias = bias_;
       list.bias_stride = kListKeys;
       for (int r = 0; r < item_.rows(); ++r) {
@@ -120,7 +125,6 @@ class PartOfBitmaps {
       for (int r = 0; r < item_.rows(); ++r) list.row_bias[r] = keys_.sample->bias[item_.set_of(r)];
     }
     list.members = members;
-    const AttentionKernels& attention = item_.plan.attention;
     if (logits != nullptr) {
       attention.attend_scored_list(item_.problem, list, logits, stride, state_);
     } else {
@@ -136,6 +140,7 @@ class PartOfBitmaps {
   uint32_t* const listed_;
   uint16_t* const members_;
   const bool scored_;    // only values are read
+  const bool weighed_;   // by the sample's weights
   float* const logits_;  // [rows, kListKeys], of the list
   float* const bias_;    // [rows, kListKeys] where the sample has weights
 };

@@ -77,15 +77,18 @@ constexpr int64_t kListKeys = 4096;
 class SampleWeights {
  public:
   // bias [rows, count], rows `stride` floats apart: -log of the inclusion probability of keys[i],
-  // for the rows that members[i] names, bit r row r. `count` up to kListKeys. Rows for
-  // which a key has none (0 or NaN) are no longer its members, and dropped[row] grows by one for
-  // each. `scratch` is the thread's: several may weigh keys of one item.
-  virtual void Weigh(const StepItem& item, const uint32_t* keys, int64_t count, uint16_t* members,
-                     float* bias, int64_t stride, int64_t* dropped, Arena& scratch) const = 0;
+  // for the rows that members[i] names, bit r row r. `count` up to kListKeys. `logits` is as
+  // AttentionKernels::logits_list gives them, or null. Rows for which a key has no probability (0
+  // or NaN) are no longer its members, and dropped[row] grows by one for each. `scratch` is the
+  // thread's: several may weigh keys of one item.
+  virtual void Weigh(const StepItem& item, const uint32_t* keys, int64_t count, const float* logits,
+                     int64_t logits_stride, uint16_t* members, float* bias, int64_t stride,
+                     int64_t* dropped, Arena& scratch) const = 0;
 
-  // Of a thread's arena: for the biases of a list.
-  static size_t BiasBytes(const StepPlan& plan) {
-    return Arena::Bytes<float>(plan.shape.group() * kListKeys);
+  // Of a thread's arena: for the biases of a list, its logits, and what takes their place where
+  // they do not tell the products.
+  static size_t ListBytes(const StepPlan& plan) {
+    return 3 * Arena::Bytes<float>(plan.shape.group() * kListKeys);
   }
 
  protected:

@@ -160,7 +160,7 @@ double SampleBias(const StepItem& item, int row, int64_t key) {
   uint16_t members = static_cast<uint16_t>(1 << row);
   float bias[kMostGroup] = {};
   int64_t dropped[kMostGroup] = {};
-  item.sampled.weights->Weigh(item, &listed, 1, &members, bias, 1, dropped, item.arena);
+  item.sampled.weights->Weigh(item, &listed, 1, nullptr, 0, &members, bias, 1, dropped, item.arena);
   return members == 0 ? -std::numeric_limits<double>::infinity() : static_cast<double>(bias[row]);
 }
 

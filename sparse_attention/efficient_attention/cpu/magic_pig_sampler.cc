@@ -27,25 +27,29 @@ class CollisionWeights final : public SampleWeights {
   CollisionWeights(Isa isa, int64_t bits, int64_t tables)
       : kernels_(CollisionBiasKernelsFor(isa)), bits_(bits), tables_(tables) {}
 
-  void Weigh(const StepItem& item, const uint32_t* keys, int64_t count, uint16_t* members,
-             float* bias, int64_t stride, int64_t* dropped, Arena& scratch) const override {
+  void Weigh(const StepItem& item, const uint32_t* keys, int64_t count, const float* logits,
+             int64_t logits_stride, uint16_t* members, float* bias, int64_t stride,
+             int64_t* dropped, Arena& scratch) const override {
     ArenaScope scope(scratch);
-    AttentionProblem plain = item.problem;
-    plain.scale = 1;
-    plain.softcap = 0;
-    float* const products = scratch.Take<float>(item.rows() * stride);
-    item.plan.attention.logits_list(plain, keys, count, products, stride);
+    List list = {logits, logits_stride, static_cast<double>(item.problem.scale), members, bias,
+                 stride, dropped};
+    if (logits == nullptr || item.problem.softcap != 0 || item.problem.scale == 0) {
+      AttentionProblem plain = item.problem;
+      plain.scale = 1;
+      plain.softcap = 0;
+      float* const products = scratch.Take<float>(item.rows() * kListKeys);
+      item.plan.attention.logits_list(plain, keys, count, products, kListKeys);
+      list.products = products;
+      list.products_stride = kListKeys;
+      list.unit = 1;
+    }
     for (int64_t first = 0; first < count; first += kPieceKeys) {
       const int64_t piece = std::min(kPieceKeys, count - first);
       if (item.plan.by_group) {
-        WeighForGroup(item, products + first, stride, piece, members + first, bias + first,
-                      dropped);
+        WeighForGroup(item, list, first, piece);
         continue;
       }
-      for (int row = 0; row < item.rows(); ++row) {
-        const int64_t at = row * stride + first;
-        WeighForRow(row, products + at, piece, members + first, bias + at, dropped);
-      }
+      for (int row = 0; row < item.rows(); ++row) WeighForRow(row, list, first, piece);
     }
   }
 
@@ -55,8 +59,20 @@ class CollisionWeights final : public SampleWeights {
  private:
   static constexpr int64_t kPieceKeys = 256;
 
-  void WeighForRow(int row, const float* products, int64_t count, uint16_t* members, float* bias,
-                   int64_t* dropped) const {
+  struct List {
+    const float* products;  // `unit` times those of queries and keys, [rows, count]
+    int64_t products_stride;
+    double unit;
+    uint16_t* members;
+    float* bias;
+    int64_t stride;
+    int64_t* dropped;
+  };
+
+  void WeighForRow(int row, const List& list, int64_t first, int64_t count) const {
+    const float* const products = list.products + row * list.products_stride + first;
+    uint16_t* const members = list.members + first;
+    float* const bias = list.bias + row * list.stride + first;
     // Its members behind one another.
     double of_members[kPieceKeys] = {};
     float of_bias[kPieceKeys];
@@ -67,40 +83,41 @@ class CollisionWeights final : public SampleWeights {
       place[listed] = i;
       listed += members[i] >> row & 1;
     }
-    kernels_.bias(ProblemOf(row), of_members, listed, of_bias);
+    kernels_.bias(ProblemOf(row, list.unit), of_members, listed, of_bias);
     for (int64_t j = 0; j < listed; ++j) {
       if (std::isfinite(of_bias[j])) {
         bias[place[j]] = of_bias[j];
         continue;
       }
       members[place[j]] = static_cast<uint16_t>(members[place[j]] & ~(1u << row));
-      ++dropped[row];
+      ++list.dropped[row];
     }
   }
 
-  void WeighForGroup(const StepItem& item, const float* products, int64_t stride, int64_t count,
-                     uint16_t* members, float* bias, int64_t* dropped) const {
+  void WeighForGroup(const StepItem& item, const List& list, int64_t first, int64_t count) const {
     double sums[kPieceKeys] = {};
     float of_all[kPieceKeys];
     for (int row = 0; row < item.rows(); ++row) {
+      const float* const products = list.products + row * list.products_stride + first;
       for (int64_t i = 0; i < count; ++i) {
-        sums[i] += factor[row] * static_cast<double>(products[row * stride + i]);
+        sums[i] += factor[row] * static_cast<double>(products[i]);
       }
     }
-    kernels_.bias(ProblemOf(0), sums, count, of_all);
+    kernels_.bias(ProblemOf(0, list.unit), sums, count, of_all);
     for (int64_t i = 0; i < count; ++i) {
-      if (members[i] != 0 && !std::isfinite(of_all[i])) {
-        members[i] = 0;
-        for (int row = 0; row < item.rows(); ++row) ++dropped[row];
+      uint16_t& members = list.members[first + i];
+      if (members != 0 && !std::isfinite(of_all[i])) {
+        members = 0;
+        for (int row = 0; row < item.rows(); ++row) ++list.dropped[row];
       }
       for (int row = 0; row < item.rows(); ++row) {
-        bias[row * stride + i] = members[i] == 0 ? 0 : of_all[i];
+        list.bias[row * list.stride + first + i] = members == 0 ? 0 : of_all[i];
       }
     }
   }
 
-  CollisionProblem ProblemOf(int set) const {
-    return {angles[set].offset, angles[set].inverse, bits_, tables_};
+  CollisionProblem ProblemOf(int set, double unit) const {
+    return {angles[set].offset * unit, angles[set].inverse / unit, bits_, tables_};
   }
 
   const CollisionBiasKernels kernels_;
@@ -332,8 +349,7 @@ absl::StatusOr<std::unique_ptr<KeyIndex>> MagicPigSampler::NewIndex(const StepPl
 }
 
 size_t MagicPigSampler::ScratchBytes(const StepPlan& plan) const {
-  // The biases of a list of keys, and the products that they come from.
-  return MagicPigIndex::SampleBytes(plan) + 2 * SampleWeights::BiasBytes(plan);
+  return MagicPigIndex::SampleBytes(plan) + SampleWeights::ListBytes(plan);
 }
 
 void MagicPigSampler::Select(StepItem& item, const KeyIndex* index) const {
