@@ -265,7 +265,7 @@ class Generator {
       WriteChannels(m["sorted_channel_file"]);
     }
     if (type == "socket_top_k") {
-      m["K"] = random_.OneOf<int64_t>({1, 4, 8, 9});
+      m["K"] = random_.OneOf<int64_t>({1, 4, 8, 9, 10});
       m["L"] = random_.Integer(1, 12);
       m["tau"] = random_.Real(0.1, 1);
     }
