@@ -143,8 +143,10 @@ TEST(EfficientAttention, TopKOfExactLogitsEqualsTheResearchEngine) {
 TEST(EfficientAttention, ChainsThatChooseNothingVisibleEqualTheResearchEngine) {
   const char* const pipelines[] = {
       R"({"maskers": [{"type": "sink", "sink_size": 5}, {"type": "causal"}]})",
-      R"({"maskers": [{"type": "sink", "sink_size": 0}, {"type": "causal"}]})",
+      R"({"maskers": [{"type": "sink", "sink_size": 0.001}, {"type": "causal"}]})",
       R"({"maskers": [{"type": "causal"}, {"type": "sink", "sink_size": 5}]})",
+      R"({"maskers": [{"type": "oracle_top_p", "top_p": 0.0}, {"type": "causal"}]})",
+      R"({"maskers": [{"type": "oracle_top_k", "heavy_size": 1}, {"type": "causal"}]})",
       R"({"maskers": [{"type": "sink", "sink_size": 80},
                       {"type": "adaptive_sampling", "base_rate_sampling": 0, "epsilon": 0.3,
                        "delta": 0.3, "init_offset": 0, "local_offset": 0}]})",

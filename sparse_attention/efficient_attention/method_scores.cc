@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <string>
 
 #include "sparse_attention/base/status.h"
@@ -53,19 +54,23 @@ at::Tensor PqScores(const Json& masker, std::span<const AttentionInputs> steps) 
   options.inner_product = masker["metric"] == "ip";
   options.layer = step.layer;
   const int64_t offset = masker["init_offset"];
-  const int64_t enough = offset + (int64_t{1} << options.bits);
   at::Tensor scores =
       at::zeros({step.batch(), step.query_heads(), step.queries(), step.keys()}, at::kFloat);
-  if (step.keys() <= enough) return scores;
-  // Trained on the first step that has enough keys.
-  int64_t trained = 0;
+  // Trained on the first step that has enough keys; then the codebook follows the others, which
+  // may train it again.
+  std::optional<PqCodebook> codebook;
+  int64_t covered = 0;
   for (const AttentionInputs& s : steps) {
-    trained = s.keys();
-    if (trained > enough) break;
+    const int64_t count = s.keys() - offset;
+    if (!codebook.has_value()) {
+      if (count <= int64_t{1} << options.bits) continue;
+      codebook.emplace(s.k.narrow(2, offset, count), options);
+    } else {
+      codebook->Extend(s.k.narrow(2, offset, count), covered);
+    }
+    covered = count;
   }
-  PqCodebook codebook(step.k.narrow(2, offset, trained - offset), options);
-  codebook.Extend(step.k.narrow(2, offset, step.keys() - offset), trained - offset);
-  scores.narrow(3, offset, step.keys() - offset).copy_(codebook.Scores(step.q));
+  if (codebook.has_value()) scores.narrow(3, offset, covered).copy_(codebook->Scores(step.q));
   return scores;
 }
 

@@ -45,7 +45,16 @@ class HeldKeys {
   int64_t open_end() const { return open_end_; }
   bool holds_all() const { return open_begin_ >= open_end_; }
   // No masker has chosen a key yet, not even one that is not visible.
-  bool chose_none() const { return !has_chosen_ && !has_bits_; }
+  bool chose_none() const {
+    if (has_chosen_) return false;
+    for (int s = 0; has_bits_ && s < sets_; ++s) {
+      const uint64_t* const words = bits_[s];
+      if (std::any_of(words, words + BitmapWords(end_), [](uint64_t word) { return word != 0; })) {
+        return false;
+      }
+    }
+    return true;
+  }
 
   // Bit j of a set's bitmap, word j / 64, stands for key j. Null: no selector has run.
   const uint64_t* bits(int set) const { return has_bits_ ? bits_[set] : nullptr; }
