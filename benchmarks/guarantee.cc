@@ -1,13 +1,14 @@
 // How often vAttention's promise fails, and what keeping it costs, in the efficient engine:
 //
 //   bazel run //benchmarks:guarantee
-//   bazel run //benchmarks:guarantee -- --keys 32768 --tokens 4096 --json F
+//   bazel run //benchmarks:guarantee -- --keys 131072 --tokens 4096 --json F
 //
 // configs/vattention_hash_2.json and its variants run on random normal data and on the queries,
 // keys and values of the model that comes with the project while it reads a text, every query with
 // draws of its own. A pair of a query head and a query fails where the denominator (or the output,
 // for "guarantee": "output") lies further than epsilon from dense attention's, relatively; the
-// promise is that at most a share of delta of the pairs does. Source: "vAttention: Verified Sparse
+// promise is that at most a share of delta of the pairs does. Promises about outputs, whose budgets
+// take long to compute, are measured on every eighth step. Source: "vAttention: Verified Sparse
 // Attention", 2025.
 #include <ATen/ops/cat.h>
 #include <ATen/ops/ones.h>
@@ -41,7 +42,7 @@ namespace {
 constexpr int64_t kHeads = 32, kKvHeads = 8, kDim = 128;
 
 struct Options {
-  int64_t keys = 131072, pairs = 20000;
+  int64_t keys = 32768, pairs = 10240;
   int64_t context = 16384, tokens = 1024;
   double epsilon = 0.05, delta = 0.05;
   std::string model, text, json;
@@ -91,12 +92,13 @@ class Case {
     supported_.push_back(supported);
   }
 
+  bool OfOutput() const { return pipeline_["maskers"].back().value("guarantee", "") == "output"; }
+
   // Prints a row; its record.
   Json Report(const Options& options) const {
     const at::Tensor denominator = at::cat(denominators_), output = at::cat(outputs_);
     const at::Tensor supported = at::cat(supported_);
-    const bool of_output = pipeline_["maskers"].back().value("guarantee", "") == "output";
-    const at::Tensor promised = of_output ? output : denominator;
+    const at::Tensor promised = OfOutput() ? output : denominator;
     const at::Tensor failed = promised.le(options.epsilon).logical_not();  // NaN fails
     const int64_t pairs = promised.numel(), failures = failed.sum().item<int64_t>();
     const int64_t supported_pairs = supported.sum().item<int64_t>();
@@ -236,7 +238,10 @@ class Benchmark {
     at::Tensor lse;
     const auto out = dense_->Run(in, &session_, nullptr, &lse);
     SA_CHECK_OK(out.status());
-    for (Case& one : cases_) one.Step(in, *out, lse);
+    for (Case& one : cases_) {
+      if (!one.OfOutput() || steps_ % 8 == 0) one.Step(in, *out, lse);
+    }
+    ++steps_;
     return *out;
   }
 
@@ -258,6 +263,7 @@ class Benchmark {
   const std::unique_ptr<const EfficientAttention> dense_;
   AttentionSession session_;
   std::vector<Case> cases_;
+  int64_t steps_ = 0;
 };
 
 absl::Status Run(Options options) {
