@@ -7,6 +7,9 @@
 #include "sparse_attention/efficient_attention/kernels/cpu/common/isa_testing.h"
 #include "sparse_attention/efficient_attention/kernels/cpu/select/select_testing.h"
 
+// The address sanitizer asks for this; otherwise it would end the process where memory is refused.
+extern "C" const char* __asan_default_options() { return "allocator_may_return_null=1"; }
+
 namespace sparse_attention::cpu {
 namespace {
 
