@@ -95,8 +95,9 @@ TEST_F(RunnerTest, WrongOptionsAreExplained) {
   EXPECT_THAT(error([](auto& o) { o.contexts = {100}; }), StatusIs(kInvalid, HasSubstr("got 100")));
   EXPECT_THAT(error([](auto& o) { o.contexts = {1 << 20}; }), StatusIs(kInvalid));
   EXPECT_THAT(error([](auto& o) { o.samples = 0; }), StatusIs(kInvalid, HasSubstr("samples")));
-  EXPECT_THAT(error([](auto& o) { o.pipelines.push_back(o.pipelines[0]); }),
-              StatusIs(kInvalid, HasSubstr("two configs of the research engine are named \"dense\"")));
+  EXPECT_THAT(
+      error([](auto& o) { o.pipelines.push_back(o.pipelines[0]); }),
+      StatusIs(kInvalid, HasSubstr("two configs of the research engine are named \"dense\"")));
   EXPECT_THAT(error([](auto& o) { o.pipelines.clear(); }), StatusIs(kInvalid));
 }
 
