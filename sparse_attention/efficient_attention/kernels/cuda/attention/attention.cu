@@ -86,12 +86,17 @@ int ChooseSplits(int64_t items, int64_t tiles, int multiprocessors) {
   return best;
 }
 
-// Multiples of 4. Measured on an H200: two tiles on their way in each of 12 warps are better than
-// three in 8, but for lists that would leave a third tile to few of the 12.
-int ChooseWarps(int dim, int columns, bool sparse, int64_t tiles) {
-  if (dim == 256) return 4;
-  if (columns > 1) return 8;
-  return sparse && tiles > 24 && tiles <= 32 ? 8 : 12;
+// Warps of a block, a multiple of 4, and the most tiles that each has on its way.
+struct Warps {
+  int count = 8, most_stages = 6;
+};
+
+// `tiles`: of a block. Measured on an H200 at dim 128.
+Warps ChooseWarps(int dim, int columns, bool sparse, int64_t tiles) {
+  if (dim == 256) return {4};
+  if (columns > 1) return {8};
+  if (!sparse || tiles > 64) return {12};
+  return {8, dim == 128 && tiles <= 32 ? 2 : 6};
 }
 
 cudaError_t Launch(const DecodeParams& p, const KeySelection* selection, cudaStream_t stream) {
@@ -116,7 +121,8 @@ cudaError_t Launch(const DecodeParams& p, const KeySelection* selection, cudaStr
   const int64_t items = int64_t{p.batch} * p.kv_heads * launch.row_blocks;
   const int64_t tiles = (MostKeys(p, selection, shape.sparse ? 1 : p.queries) + kTile - 1) / kTile;
   launch.splits = p.splits > 0 ? p.splits : ChooseSplits(items, tiles, device.multiprocessors);
-  shape.warps = ChooseWarps(p.dim, shape.columns, shape.sparse, tiles / launch.splits);
+  const Warps warps = ChooseWarps(p.dim, shape.columns, shape.sparse, tiles / launch.splits);
+  shape.warps = warps.count;
   if (p.batch > kMostGrid || int64_t{p.kv_heads} * launch.row_blocks > kMostGrid) {
     return cudaErrorInvalidValue;
   }
@@ -136,7 +142,7 @@ cudaError_t Launch(const DecodeParams& p, const KeySelection* selection, cudaStr
   const int stage_bytes = StageBytes(p.dim, WeightRows(launch));
   for (; shape.warps >= 4; shape.warps -= 4) {
     for (int stages : {6, 4, 3, 2}) {
-      if (shape.sparse && p.dim == 128 && stages > 2) continue;  // measured
+      if (stages > warps.most_stages) continue;
       shape.shared_bytes =
           std::max(shape.warps * stages * stage_bytes, shape.warps * combine_bytes);
       if (shape.shared_bytes > device.shared_bytes) continue;
