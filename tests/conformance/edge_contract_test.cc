@@ -134,7 +134,7 @@ AttentionInputs Inputs(int64_t keys = 40, at::ScalarType type = at::kFloat, int6
 }
 
 // Logits of an engine's own order of summation.
-constexpr Tolerance kLogit = {.relative_eps = 4, .absolute_eps = 8};
+constexpr Tolerance kLogit = {.relative_eps = 4, .absolute_eps = 4};
 
 TEST_P(EdgeContract, NoVisibleKey) {
   // The queries see keys [38, 38), [38, 39) and [38, 40).
